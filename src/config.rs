@@ -1,0 +1,47 @@
+//! Mistakes in a configuration: each names the field, what was found there, and what is accepted.
+
+use std::fmt;
+
+/// A configuration that cannot be used.
+///
+/// ```
+/// use streambreaker::ConfigError;
+///
+/// let error = ConfigError::new("resource `db`: concurrency", "0", "a number from 1");
+/// assert_eq!(error.to_string(), "resource `db`: concurrency is 0; accepted: a number from 1");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    field: String,
+    found: String,
+    accepted: String,
+}
+
+impl ConfigError {
+    /// `field` holds `found`, but only `accepted` is.
+    pub fn new(
+        field: impl Into<String>,
+        found: impl fmt::Display,
+        accepted: impl Into<String>,
+    ) -> Self {
+        Self { field: field.into(), found: found.to_string(), accepted: accepted.into() }
+    }
+
+    /// The field, with what it belongs to.
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// What would have been accepted.
+    pub fn accepted(&self) -> &str {
+        &self.accepted
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}; accepted: {}", self.field, self.found, self.accepted)
+    }
+}
+
+impl std::error::Error for ConfigError {}

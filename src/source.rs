@@ -1,0 +1,367 @@
+//! Where records come from: the trait a transport implements to be read.
+//!
+//! A [`Source`] tells which shards this process owns; each shard comes with a [`Reader`], which yields
+//! its records in order, and an [`Acker`], which takes what has been settled. The two are apart because
+//! they work at the same time: a commit never interrupts a read.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::BoxError;
+use crate::record::{Position, Record, ShardId};
+
+/// How a transport acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// By a position: everything up to and with it. What is returned stays, and is fed again by the
+    /// lane (Kafka, Kinesis, files).
+    Prefix,
+    /// Record by record: what is returned is given back with a delay (SQS, NATS, RabbitMQ).
+    Each,
+}
+
+/// What a transport is and can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Caps {
+    /// How it acknowledges.
+    pub acknowledge: Acknowledge,
+    /// How long it waits for a record to be settled before it gives it to somebody else.
+    pub deadline: Option<Duration>,
+    /// Whether [`Acker::extend`] extends that deadline.
+    pub extends: bool,
+    /// Whether [`Record::deliveries`] counts, over the lives of processes.
+    pub counts_deliveries: bool,
+    /// The stream's name, as in [`Record::stream`].
+    pub stream: String,
+    /// The messaging system, as OpenTelemetry's `messaging.system` names it: `kafka`, `aws_sqs`, `memory`.
+    pub system: &'static str,
+}
+
+impl Caps {
+    /// A source with neither deadline nor delivery counts.
+    pub fn new(system: &'static str, stream: impl Into<String>, acknowledge: Acknowledge) -> Self {
+        Self {
+            acknowledge,
+            deadline: None,
+            extends: false,
+            counts_deliveries: false,
+            stream: stream.into(),
+            system,
+        }
+    }
+
+    /// With a deadline for settling, and whether `extend` moves it.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration, extends: bool) -> Self {
+        self.deadline = Some(deadline);
+        self.extends = extends;
+        self
+    }
+
+    /// With delivery counts that outlive a process.
+    #[must_use]
+    pub fn with_delivery_counts(mut self) -> Self {
+        self.counts_deliveries = true;
+        self
+    }
+}
+
+/// Why a source could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// It may go better next time: tried again after a backoff, for as long as the processor runs.
+    #[error("the source cannot be read just now")]
+    Transient(#[source] BoxError),
+    /// It will not go better: the processor drains and ends with this error.
+    #[error("the source cannot be read")]
+    Fatal(#[source] BoxError),
+}
+
+impl SourceError {
+    /// [`SourceError::Transient`] of any error.
+    pub fn transient(error: impl Into<BoxError>) -> Self {
+        Self::Transient(error.into())
+    }
+
+    /// [`SourceError::Fatal`] of any error.
+    pub fn fatal(error: impl Into<BoxError>) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// Why a commit did not happen. Whatever it is, the commit counts as not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// Tried again, with what is settled by then.
+    #[error("the commit did not go through")]
+    Transient(#[source] BoxError),
+    /// The shard belongs to someone else by now: it is given up at once.
+    #[error("the shard belongs to another owner")]
+    Fenced,
+}
+
+impl CommitError {
+    /// [`CommitError::Transient`] of any error.
+    pub fn transient(error: impl Into<BoxError>) -> Self {
+        Self::Transient(error.into())
+    }
+}
+
+/// How much a reader may yield.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Records; never zero.
+    pub records: usize,
+    /// Bytes of payload, key and headers. One record that is larger by itself may be yielded alone.
+    pub bytes: usize,
+}
+
+/// How far what was read lies behind the end of the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Behind {
+    /// Records not yet read; `Some(0)` says that the end was reached.
+    pub records: Option<u64>,
+    /// The age of the oldest record not yet read, as the transport knows it.
+    pub age: Option<Duration>,
+}
+
+impl Behind {
+    /// The transport does not know.
+    pub const fn unknown() -> Self {
+        Self { records: None, age: None }
+    }
+
+    /// So many records are still to be read.
+    pub const fn records(records: u64) -> Self {
+        Self { records: Some(records), age: None }
+    }
+}
+
+/// What a read yields.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Read {
+    /// Records in the order of their positions; none is an answer too ("nothing new").
+    Records {
+        /// The records.
+        records: Vec<Record>,
+        /// What is left behind them.
+        behind: Behind,
+    },
+    /// Records that were never read are gone: the transport keeps them no longer.
+    Gap {
+        /// The first position that is missing.
+        from: Position,
+        /// The first position that is there again.
+        to: Position,
+    },
+    /// There will be no more.
+    End,
+}
+
+/// A change of what this process owns.
+#[non_exhaustive]
+pub enum Change<R, A> {
+    /// A shard is this process's now.
+    Assigned {
+        /// Which.
+        shard: ShardId,
+        /// Reads it, from its checkpoint.
+        reader: R,
+        /// Takes what is settled.
+        acker: A,
+    },
+    /// A shard goes to someone else: stop reading, settle, commit and release within `grace`.
+    Revoking {
+        /// Which.
+        shard: ShardId,
+        /// How long there is for it.
+        grace: Duration,
+    },
+    /// A shard is gone already: cancel, commit nothing, fault nothing.
+    Lost {
+        /// Which.
+        shard: ShardId,
+    },
+}
+
+impl<R, A> fmt::Debug for Change<R, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Assigned { shard, .. } => write!(f, "Assigned({shard})"),
+            Change::Revoking { shard, grace } => write!(f, "Revoking({shard}, {grace:?})"),
+            Change::Lost { shard } => write!(f, "Lost({shard})"),
+        }
+    }
+}
+
+/// A transport to read from.
+#[async_trait]
+pub trait Source: Send + 'static {
+    /// Reads a shard.
+    type Reader: Reader;
+    /// Acknowledges a shard's records.
+    type Acker: Acker;
+
+    /// What the transport is and can do. Asked before anything is read; must not change.
+    fn caps(&self) -> Caps;
+
+    /// The next change of ownership; `None` when there will be no more: the processor ends when all
+    /// shards it owns have ended. Polled all the time, also in drain.
+    ///
+    /// # Errors
+    /// `Transient`: called again after a backoff. `Fatal`: the processor drains and ends.
+    ///
+    /// # Cancel safety
+    /// Must be cancel-safe: no change may be lost when the future is dropped.
+    async fn next(&mut self) -> Result<Option<Change<Self::Reader, Self::Acker>>, SourceError>;
+}
+
+/// Reads one shard in order.
+#[async_trait]
+pub trait Reader: Send + 'static {
+    /// Waits for records and yields them, at most as many as there is room for.
+    ///
+    /// Positions go up from read to read, but for redeliveries.
+    ///
+    /// # Errors
+    /// `Transient`: called again after a backoff. `Fatal`: the processor drains and ends.
+    ///
+    /// # Cancel safety
+    /// Need not be cancel-safe: the future is dropped only when the shard is given up, never for a
+    /// commit.
+    async fn read(&mut self, room: Room) -> Result<Read, SourceError>;
+}
+
+/// What becomes of one record of a source that acknowledges one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ack {
+    /// Settled: not to be delivered again.
+    Done,
+    /// Settled for good although it failed: its fault event is stored. As `Done`, for transports that
+    /// tell the two apart.
+    Faulted,
+    /// Given back: to be delivered again, not sooner than `after`.
+    Again {
+        /// The delay.
+        after: Duration,
+    },
+}
+
+/// What has been settled since the last call.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Settled<'a> {
+    /// Everything up to and with this position ([`Acknowledge::Prefix`]).
+    Through(&'a Position),
+    /// These records ([`Acknowledge::Each`]).
+    Each(&'a [(Position, Ack)]),
+}
+
+/// Acknowledges the records of one shard. One call at a time.
+#[async_trait]
+pub trait Acker: Send + 'static {
+    /// Makes durable that these are settled.
+    ///
+    /// # Errors
+    /// `Transient`: tried again later, with what is settled by then. `Fenced`: the shard is given up.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the commit counts as not done, whatever became of it.
+    async fn settle(&mut self, settled: Settled<'_>) -> Result<(), CommitError>;
+
+    /// Extends the deadline of these records. Called at a third of it, where [`Caps::extends`].
+    ///
+    /// # Errors
+    /// As for `settle`.
+    async fn extend(&mut self, held: &[Position]) -> Result<(), CommitError> {
+        let _ = held;
+        Ok(())
+    }
+
+    /// Gives the shard back, after the last `settle`.
+    ///
+    /// # Errors
+    /// Reported, and otherwise without consequence.
+    async fn release(self: Box<Self>) -> Result<(), CommitError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Reader for Box<dyn Reader> {
+    async fn read(&mut self, room: Room) -> Result<Read, SourceError> {
+        (**self).read(room).await
+    }
+}
+
+#[async_trait]
+impl Acker for Box<dyn Acker> {
+    async fn settle(&mut self, settled: Settled<'_>) -> Result<(), CommitError> {
+        (**self).settle(settled).await
+    }
+
+    async fn extend(&mut self, held: &[Position]) -> Result<(), CommitError> {
+        (**self).extend(held).await
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), CommitError> {
+        (*self).release().await
+    }
+}
+
+/// A source whose type has been erased, as the processor holds it.
+pub type BoxSource = Box<dyn Source<Reader = Box<dyn Reader>, Acker = Box<dyn Acker>>>;
+
+#[async_trait]
+impl Source for BoxSource {
+    type Reader = Box<dyn Reader>;
+    type Acker = Box<dyn Acker>;
+
+    fn caps(&self) -> Caps {
+        (**self).caps()
+    }
+
+    async fn next(
+        &mut self,
+    ) -> Result<Option<Change<Box<dyn Reader>, Box<dyn Acker>>>, SourceError> {
+        (**self).next().await
+    }
+}
+
+struct Erased<S>(S);
+
+#[async_trait]
+impl<S: Source> Source for Erased<S> {
+    type Reader = Box<dyn Reader>;
+    type Acker = Box<dyn Acker>;
+
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+
+    async fn next(
+        &mut self,
+    ) -> Result<Option<Change<Box<dyn Reader>, Box<dyn Acker>>>, SourceError> {
+        Ok(self.0.next().await?.map(|change| match change {
+            Change::Assigned { shard, reader, acker } => Change::Assigned {
+                shard,
+                reader: Box::new(reader) as _,
+                acker: Box::new(acker) as _,
+            },
+            Change::Revoking { shard, grace } => Change::Revoking { shard, grace },
+            Change::Lost { shard } => Change::Lost { shard },
+        }))
+    }
+}
+
+/// Erases the type of a source.
+pub fn boxed(source: impl Source) -> BoxSource {
+    Box::new(Erased(source))
+}
