@@ -1,0 +1,102 @@
+//! `json` and `decode`: from bytes to a value.
+
+use serde::de::DeserializeOwned;
+
+use super::inline::Inline;
+use super::plan::StagePlan;
+use super::{Flow, Stage};
+use crate::error::{BoxError, Class, StepError};
+use crate::unit::{Event, Received};
+
+/// Makes a value of a record's bytes.
+///
+/// Implemented for closures. A codec with versions looks at the record's headers or type, and makes of an old
+/// form what the new one would have been (*upcasting*).
+pub trait Codec<E>: Send + Sync {
+    /// Decodes one record.
+    ///
+    /// # Errors
+    /// What is wrong with it: a fault of the unit, with this text.
+    fn decode(&self, received: &Received) -> Result<E, BoxError>;
+}
+
+impl<E, F> Codec<E> for F
+where
+    F: Fn(&Received) -> Result<E, BoxError> + Send + Sync,
+{
+    fn decode(&self, received: &Received) -> Result<E, BoxError> {
+        self(received)
+    }
+}
+
+/// An event that cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+#[error("the event cannot be decoded as {wanted}: {source}")]
+#[non_exhaustive]
+pub struct DecodeError {
+    /// The type that was wanted.
+    pub wanted: &'static str,
+    /// Why not.
+    pub source: BoxError,
+}
+
+struct Json;
+
+impl<E: DeserializeOwned> Codec<E> for Json {
+    fn decode(&self, received: &Received) -> Result<E, BoxError> {
+        Ok(serde_json::from_slice(&received.data())?)
+    }
+}
+
+impl<S: Stage<Out = Received>> Flow<S> {
+    /// Decodes each record with `codec`; one that cannot be decoded is a fault.
+    pub fn decode<E, C>(self, codec: C) -> Flow<impl Stage<Out = Event<E>> + use<S, E, C>>
+    where
+        C: Codec<E>,
+        E: Send + Sync + 'static,
+    {
+        self.decoding("decode", codec)
+    }
+
+    /// Decodes each record as JSON; what is not JSON, or not an `E`, is a fault, not a crash. Nesting is
+    /// bounded (128 deep, serde_json's limit).
+    ///
+    /// Where the envelope wraps the event proper (CloudEvents' structured mode), that is what is decoded.
+    pub fn json<E>(self) -> Flow<impl Stage<Out = Event<E>> + use<S, E>>
+    where
+        E: DeserializeOwned + Send + Sync + 'static,
+    {
+        self.decoding("json", Json)
+    }
+
+    fn decoding<E, C>(
+        self,
+        name: &'static str,
+        codec: C,
+    ) -> Flow<impl Stage<Out = Event<E>> + use<S, E, C>>
+    where
+        C: Codec<E>,
+        E: Send + Sync + 'static,
+    {
+        self.add(StagePlan::new(name), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| {
+                let (received, lineage) = unit.into_parts();
+                match cx.catch(|| codec.decode(&received)) {
+                    Ok(Ok(value)) => Some(lineage.with(Event::new(value, received))),
+                    Ok(Err(source)) => {
+                        let error = DecodeError { wanted: std::any::type_name::<E>(), source };
+                        cx.fault(
+                            lineage.with(()),
+                            StepError::new(Class::Fault, error).with_name("DecodeError"),
+                        );
+                        None
+                    }
+                    Err(panic) => {
+                        cx.fault(lineage.with(()), panic);
+                        None
+                    }
+                }
+            })
+        })
+    }
+}

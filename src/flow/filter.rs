@@ -1,0 +1,29 @@
+//! `filter`: keep units out.
+
+use super::inline::Inline;
+use super::plan::StagePlan;
+use super::{Flow, Stage};
+
+impl<S: Stage> Flow<S> {
+    /// Lets through only the units for which `keep` says so; the others end as `Filtered`.
+    ///
+    /// A panic of `keep` is a fault of that unit.
+    pub fn filter<P>(self, keep: P) -> Flow<impl Stage<Out = S::Out> + use<S, P>>
+    where
+        P: Fn(&S::Out) -> bool,
+    {
+        self.add(StagePlan::new("filter"), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| match cx.catch(|| keep(unit.value())) {
+                Ok(true) => Some(unit),
+                Ok(false) => {
+                    cx.filtered(unit);
+                    None
+                }
+                Err(panic) => {
+                    cx.fault(unit, panic);
+                    None
+                }
+            })
+        })
+    }
+}

@@ -1,0 +1,33 @@
+//! `filter_map`: make another value of some, and keep out the others.
+
+use super::inline::Inline;
+use super::plan::StagePlan;
+use super::{Flow, Stage};
+
+impl<S: Stage> Flow<S> {
+    /// Makes another value of those for which `f` has one; the others end as `Filtered`.
+    ///
+    /// A panic of `f` is a fault of that unit.
+    pub fn filter_map<F, U>(self, f: F) -> Flow<impl Stage<Out = U> + use<S, F, U>>
+    where
+        F: Fn(S::Out) -> Option<U>,
+        U: Send + Sync + 'static,
+    {
+        self.add(StagePlan::new("filter_map"), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| {
+                let (value, lineage) = unit.into_parts();
+                match cx.catch(|| f(value)) {
+                    Ok(Some(value)) => Some(lineage.with(value)),
+                    Ok(None) => {
+                        cx.filtered(lineage.with(()));
+                        None
+                    }
+                    Err(panic) => {
+                        cx.fault(lineage.with(()), panic);
+                        None
+                    }
+                }
+            })
+        })
+    }
+}

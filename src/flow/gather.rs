@@ -1,0 +1,247 @@
+//! Holding units back until they belong together: the stage behind `group_by` and `compact`.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::pin_project;
+use tokio::time::{Instant, Sleep};
+
+use super::{Flow, Stage, StageCx, UNITS_A_POLL};
+use crate::unit::{Lineage, Uow};
+
+/// When units that are held back go on: at so many, at so many bytes, or after so long.
+///
+/// They also go on at the end of the input, in drain, and when the reader stands at its in-flight limit, the
+/// oldest first.
+///
+/// ```
+/// use std::time::Duration;
+/// use streambreaker::Window;
+///
+/// let window = Window::items(100).bytes(1 << 20).linger(Duration::from_millis(50));
+/// assert_eq!(window, Window::items(100).bytes(1 << 20).linger(Duration::from_millis(50)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+    pub(crate) linger: Duration,
+}
+
+impl Window {
+    /// At most so many values; at least one. The linger is 100 ms unless told.
+    pub const fn items(items: usize) -> Self {
+        Self { items, bytes: usize::MAX, linger: Duration::from_millis(100) }
+    }
+
+    /// Closes when the records in it have so many bytes or more.
+    #[must_use]
+    pub const fn bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Waits so long for more, from the first value on. Part of the time budget.
+    #[must_use]
+    pub const fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+}
+
+impl<S> Flow<S> {
+    pub(crate) fn check_window(&mut self, combinator: &str, window: Window) {
+        if window.items == 0 {
+            self.mistake(&format!("{combinator}: items of the window"), 0, "a number from 1");
+        }
+        if window.bytes == 0 {
+            self.mistake(&format!("{combinator}: bytes of the window"), 0, "a number from 1");
+        }
+    }
+}
+
+/// What values that belong together become.
+pub(crate) trait Gathering<K, T>: Sized {
+    type Out;
+    fn begin(value: T, lineage: &Lineage) -> Self;
+    fn add(&mut self, value: T, lineage: &Lineage);
+    fn finish(self, key: K) -> Self::Out;
+}
+
+struct Open<G> {
+    gathering: G,
+    lineage: Lineage,
+    count: usize,
+    bytes: usize,
+    serial: u64,
+}
+
+/// Gathers units by key.
+#[pin_project]
+#[must_use = "stages do nothing unless they are driven"]
+pub(crate) struct Gather<S: Stage, F, K, G> {
+    #[pin]
+    above: S,
+    cx: StageCx,
+    key: F,
+    window: Window,
+    open: HashMap<K, Open<G>>,
+    /// When each was begun, in order; those whose serial is gone have been closed since.
+    due: VecDeque<(Instant, K, u64)>,
+    serial: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+    ended: bool,
+}
+
+impl<S: Stage, F, K, G> Gather<S, F, K, G>
+where
+    K: Hash + Eq + Clone,
+    F: Fn(&S::Out) -> Option<K>,
+    G: Gathering<K, S::Out>,
+{
+    pub(crate) fn new(above: S, cx: StageCx, key: F, window: Window) -> Self {
+        Self {
+            above,
+            cx,
+            key,
+            window,
+            open: HashMap::new(),
+            due: VecDeque::new(),
+            serial: 0,
+            timer: None,
+            ended: false,
+        }
+    }
+}
+
+/// Takes the oldest out, if it is due at `now`; `None` for all.
+fn close<K: Hash + Eq + Clone, T, G: Gathering<K, T>>(
+    open: &mut HashMap<K, Open<G>>,
+    due: &mut VecDeque<(Instant, K, u64)>,
+    now: Option<Instant>,
+) -> Option<Uow<G::Out>> {
+    while let Some((at, key, serial)) = due.front() {
+        if open.get(key).is_none_or(|group| group.serial != *serial) {
+            due.pop_front();
+            continue;
+        }
+        if now.is_some_and(|now| *at > now) {
+            return None;
+        }
+        let (_, key, _) = due.pop_front()?;
+        let group = open.remove(&key)?;
+        return Some(group.lineage.with(group.gathering.finish(key)));
+    }
+    None
+}
+
+impl<S, F, K, G> Stage for Gather<S, F, K, G>
+where
+    S: Stage,
+    K: Hash + Eq + Clone,
+    F: Fn(&S::Out) -> Option<K>,
+    G: Gathering<K, S::Out>,
+{
+    type Out = G::Out;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<G::Out>>> {
+        let mut this = self.project();
+        let mut taken = 0;
+        while !*this.ended {
+            let unit = match this.above.as_mut().poll_next(cx) {
+                Poll::Ready(Some(unit)) => unit,
+                Poll::Ready(None) => {
+                    *this.ended = true;
+                    break;
+                }
+                Poll::Pending => {
+                    // the reader cannot go on: what is held must move, the oldest first
+                    let now = if this.cx.is_pressed() { None } else { Some(Instant::now()) };
+                    if let Some(unit) = close::<K, S::Out, G>(this.open, this.due, now) {
+                        return Poll::Ready(Some(unit));
+                    }
+                    let Some((at, ..)) = this.due.front() else { return Poll::Pending };
+                    let timer = match this.timer {
+                        Some(timer) => {
+                            if timer.deadline() != *at {
+                                timer.as_mut().reset(*at);
+                            }
+                            timer
+                        }
+                        None => this.timer.insert(Box::pin(tokio::time::sleep_until(*at))),
+                    };
+                    if timer.as_mut().poll(cx).is_ready() {
+                        continue;
+                    }
+                    return Poll::Pending;
+                }
+            };
+            let key = match this.cx.catch(|| (this.key)(unit.value())) {
+                Ok(Some(key)) => key,
+                Ok(None) => {
+                    this.cx.fault(
+                        unit,
+                        crate::StepError::new(crate::Class::Fault, "the unit has no key")
+                            .with_name("NoKey"),
+                    );
+                    continue;
+                }
+                Err(panic) => {
+                    this.cx.fault(unit, panic);
+                    continue;
+                }
+            };
+            let (value, lineage) = unit.into_parts();
+            let bytes: usize = lineage.records().map(crate::Record::size).sum();
+            let group = match this.open.get_mut(&key) {
+                Some(group) => {
+                    group.gathering.add(value, &lineage);
+                    group.lineage.append(lineage);
+                    group.count += 1;
+                    group.bytes = group.bytes.saturating_add(bytes);
+                    group
+                }
+                None => {
+                    *this.serial += 1;
+                    let group = Open {
+                        gathering: G::begin(value, &lineage),
+                        lineage,
+                        count: 1,
+                        bytes,
+                        serial: *this.serial,
+                    };
+                    let at = Instant::now() + this.window.linger;
+                    this.due.push_back((at, key.clone(), *this.serial));
+                    this.open.entry(key.clone()).or_insert(group)
+                }
+            };
+            if group.count >= this.window.items || group.bytes >= this.window.bytes {
+                if let Some(group) = this.open.remove(&key) {
+                    // entries of closed groups would pile up before a slow one
+                    while this.due.front().is_some_and(|(_, key, serial)| {
+                        this.open.get(key).is_none_or(|open| open.serial != *serial)
+                    }) {
+                        this.due.pop_front();
+                    }
+                    return Poll::Ready(Some(group.lineage.with(group.gathering.finish(key))));
+                }
+            }
+            taken += 1;
+            if taken >= UNITS_A_POLL {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(close::<K, S::Out, G>(this.open, this.due, None))
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let this = self.project();
+        if !*this.ended {
+            this.above.poll_progress(cx);
+        }
+    }
+}

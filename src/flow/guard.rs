@@ -1,0 +1,400 @@
+//! The guards around every call of a handler, in their fixed order: wait for the breaker (`Pause` only),
+//! concurrency permit, rate, breaker admission, the attempt under its timeout, classification, accounting.
+//! All is given back before a backoff.
+//!
+//! The state machines are the resource's; this drives them. What is rare is boxed, so that the future of an
+//! attempt stays small: it is copied into its slot for every unit.
+
+use std::ops::AsyncFn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
+
+use super::slots::{Deadlines, Elapsed, SlotId};
+use super::{StageCx, panicked};
+use crate::error::{Class, StepError};
+use crate::fault::{Attempt, Refusal};
+use crate::record::Timestamp;
+use crate::resource::{Count, GiveUp, OnExhausted, OnOpen, Pass, RateState, Resource};
+use crate::unit::{Lineage, Uow};
+
+/// A handler, its guards, and where it stands.
+pub(crate) struct Guarded<F> {
+    handler: F,
+    pub(crate) guard: Guard,
+}
+
+/// The guards of one stage.
+pub(crate) struct Guard {
+    pub(crate) cx: StageCx,
+    pub(crate) resource: Resource,
+    pub(crate) deadlines: Arc<Deadlines>,
+}
+
+/// How the work on a unit ended.
+pub(crate) enum Ended<V> {
+    /// It goes on.
+    Out(Uow<V>),
+    /// It was set aside.
+    Faulted,
+    /// It was returned.
+    Returned,
+}
+
+impl<F> Guarded<F> {
+    pub(crate) fn new(
+        cx: StageCx,
+        resource: Resource,
+        deadlines: Arc<Deadlines>,
+        handler: F,
+    ) -> Self {
+        Self { handler, guard: Guard { cx, resource, deadlines } }
+    }
+}
+
+/// Works on one unit until it is decided.
+#[inline]
+pub(crate) async fn guarded<T, U, V, F, C>(
+    this: &Guarded<F>,
+    unit: Uow<T>,
+    slot: SlotId,
+    keep: C,
+) -> Ended<V>
+where
+    F: AsyncFn(&T) -> Result<U, StepError>,
+    C: Fn(T, U) -> V,
+{
+    let guard = &this.guard;
+    let mut trail: Option<Box<Trail>> = None;
+    loop {
+        let admitted = match guard.try_admit(&unit.lineage) {
+            Ok(admitted) => admitted,
+            Err(NotNow) => {
+                match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
+                    Ok(admitted) => admitted,
+                    Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
+                }
+            }
+        };
+        // the call itself may panic, not only what it returns
+        let error = match catch_unwind(AssertUnwindSafe(|| (this.handler)(&unit.value))) {
+            Ok(attempt) => {
+                let attempt = AssertUnwindSafe(attempt).catch_unwind();
+                match guard.deadlines.limit(slot, guard.resource.timeout(), attempt).await {
+                    Ok(Ok(Ok(new))) => {
+                        admitted.succeeded(guard);
+                        return Ended::Out(unit.lineage.with(keep(unit.value, new)));
+                    }
+                    Ok(Ok(Err(error))) => error,
+                    Ok(Err(panic)) => panicked(panic),
+                    Err(Elapsed) => timed_out(guard.resource.timeout()),
+                }
+            }
+            Err(panic) => panicked(panic),
+        };
+        let verdict = guard.failed(admitted, &unit.lineage, error, &mut trail);
+        match verdict {
+            Verdict::Again(delay) => guard.deadlines.pause(slot, delay).await,
+            verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
+        }
+    }
+}
+
+/// The error of an attempt that ran into its timeout.
+#[cold]
+pub(crate) fn timed_out(limit: Duration) -> StepError {
+    StepError::new(Class::Transient, format!("no answer within {limit:?}")).with_name("Timeout")
+}
+
+/// What has been tried so far; only a unit that failed once has one.
+pub(crate) struct Trail {
+    first: Instant,
+    attempts: Vec<Attempt>,
+    backoff: Option<Class>,
+}
+
+impl Trail {
+    pub(crate) fn new(first: Instant) -> Box<Self> {
+        Box::new(Trail { first, attempts: Vec::new(), backoff: None })
+    }
+
+    pub(crate) fn note(&mut self, clock: Timestamp, begun: Instant, now: Instant, class: Class) {
+        let duration = now.saturating_duration_since(begun);
+        let ago = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        let at = Timestamp::from_micros(clock.as_micros().saturating_sub(ago));
+        self.attempts.push(Attempt { at, class, duration });
+        self.backoff = Some(class);
+    }
+
+    pub(crate) fn made(&self) -> u32 {
+        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn first(&self) -> Instant {
+        self.first
+    }
+
+    pub(crate) fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+}
+
+/// The fast way in is closed.
+pub(crate) struct NotNow;
+
+/// What becomes of a unit.
+pub(crate) enum Verdict {
+    /// Tried again after a backoff.
+    Again(Duration),
+    /// Set aside; whether it counts for the flood guard.
+    Fault { error: StepError, counts: bool },
+    /// Given back to the stream.
+    Return(Class),
+    /// Unhandled.
+    Fatal(StepError),
+}
+
+/// The right to make one attempt.
+pub(crate) struct Admitted<'a> {
+    pub(crate) pass: Pass<'a>,
+    pub(crate) permit: Option<SemaphorePermit<'a>>,
+    pub(crate) begun: Instant,
+}
+
+impl Admitted<'_> {
+    #[inline]
+    pub(crate) fn succeeded(self, guard: &Guard) {
+        guard.resource.succeeded(self.pass, guard.cx.lane.now());
+        drop(self.permit);
+    }
+}
+
+impl Guard {
+    /// Lets an attempt through if nothing has to be waited for, without a future.
+    #[inline]
+    pub(crate) fn try_admit(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
+        let now = self.cx.lane.now();
+        let resource = &self.resource;
+        if let Some(deadline) = lineage.deadline() {
+            if now + resource.timeout() > deadline {
+                return Err(NotNow);
+            }
+        }
+        let permit = match resource.permits() {
+            None => None,
+            Some(permits) => Some(permits.try_acquire().map_err(|_| NotNow)?),
+        };
+        // the breaker may refuse what the rate has admitted: asked first where it costs nothing
+        if resource.circuit().is_some_and(|circuit| circuit.gate(now).is_err()) {
+            return Err(NotNow);
+        }
+        if let Some(rate) = resource.rate() {
+            let _turn = rate.turnstile.try_acquire().map_err(|_| NotNow)?;
+            rate.admit(now).map_err(|_| NotNow)?;
+        }
+        let pass = resource.admit(now).map_err(|_| NotNow)?;
+        Ok(Admitted { pass, permit, begun: now })
+    }
+
+    /// Waits for whatever has to be waited for, in order.
+    ///
+    /// # Errors
+    /// What becomes of the unit instead.
+    pub(crate) async fn admit(
+        &self,
+        slot: SlotId,
+        lineage: &Lineage,
+        trail: &mut Option<Box<Trail>>,
+    ) -> Result<Admitted<'_>, Verdict> {
+        let resource = &self.resource;
+        let deadline = lineage.deadline();
+        let give_up = Instant::now() + resource.max_wait();
+        loop {
+            let latest = match deadline {
+                // an attempt starts only if its whole timeout fits
+                Some(deadline) => match deadline.checked_sub(resource.timeout()) {
+                    Some(latest) if latest >= Instant::now() => latest,
+                    _ => return Err(self.too_late(trail)),
+                },
+                None => give_up,
+            };
+            self.wait_for_breaker(slot, deadline.map(|_| latest)).await?;
+            let permit = match resource.permits() {
+                None => None,
+                Some(permits) => match permits.try_acquire() {
+                    Ok(permit) => Some(permit),
+                    Err(_) => {
+                        resource.count(Count::WaitedForPermit);
+                        match self.until(slot, latest, permits.acquire()).await {
+                            Some(Ok(permit)) => Some(permit),
+                            _ => return Err(self.too_late(trail)),
+                        }
+                    }
+                },
+            };
+            if let Some(rate) = resource.rate() {
+                if self.until(slot, latest, self.wait_for_rate(rate)).await.is_none() {
+                    return Err(self.too_late(trail));
+                }
+            }
+            let now = Instant::now();
+            match resource.admit(now) {
+                Ok(pass) => return Ok(Admitted { pass, permit, begun: now }),
+                Err(refused) => match refused.on_open {
+                    OnOpen::Pause => continue,
+                    on_open => {
+                        let error = StepError::new(
+                            Class::CircuitOpen,
+                            format!("the circuit of `{}` is open", resource.name()),
+                        );
+                        return Err(Verdict::Fault {
+                            error: error.with_name("CircuitOpen"),
+                            counts: on_open != OnOpen::Siphon,
+                        });
+                    }
+                },
+            }
+        }
+    }
+
+    /// Runs `wait` until `latest` at most.
+    async fn until<F: Future>(&self, slot: SlotId, latest: Instant, wait: F) -> Option<F::Output> {
+        let left = latest.saturating_duration_since(Instant::now());
+        self.deadlines.limit(slot, left, wait).await.ok()
+    }
+
+    async fn wait_for_breaker(&self, slot: SlotId, latest: Option<Instant>) -> Result<(), Verdict> {
+        let Some(circuit) = self.resource.circuit() else { return Ok(()) };
+        let mut waited = false;
+        loop {
+            let changed = circuit.changed();
+            let now = Instant::now();
+            let until = match circuit.gate(now) {
+                Err(refused) if refused.on_open == OnOpen::Pause => refused.until,
+                _ => return Ok(()),
+            };
+            // a pause has no end of its own: in drain, and before a restart, it counts as a return
+            if self.cx.is_draining()
+                || self.cx.is_halted()
+                || latest.is_some_and(|latest| latest <= now)
+            {
+                return Err(Verdict::Return(Class::CircuitOpen));
+            }
+            if !waited {
+                waited = true;
+                self.resource.count(Count::WaitedForBreaker);
+            }
+            // wakes now and then all the same, to see whether the lane drains
+            let look = now + Duration::from_millis(100);
+            let wake = until.map_or(look, |until| until.min(look));
+            let wake = latest.map_or(wake, |latest| latest.min(wake));
+            let _ = self.until(slot, wake.max(now + Duration::from_millis(1)), changed).await;
+        }
+    }
+
+    async fn wait_for_rate(&self, rate: &RateState) {
+        // first come, first served: who waits for a token holds the turnstile
+        let Ok(_turn) = rate.turnstile.acquire().await else { return };
+        let mut waited = false;
+        while let Err(wait) = rate.admit(Instant::now()) {
+            if !waited {
+                waited = true;
+                self.resource.count(Count::WaitedForRate);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Neither rate, permit nor breaker came in time: the unit had no chance, and is never faulted for it.
+    fn too_late(&self, trail: &mut Option<Box<Trail>>) -> Verdict {
+        Verdict::Return(trail.as_ref().and_then(|trail| trail.backoff).unwrap_or(Class::Returned))
+    }
+
+    /// An attempt failed: everything is given back, and what happens next is decided.
+    #[cold]
+    pub(crate) fn failed(
+        &self,
+        admitted: Admitted<'_>,
+        lineage: &Lineage,
+        error: StepError,
+        trail: &mut Option<Box<Trail>>,
+    ) -> Verdict {
+        let resource = &self.resource;
+        let now = Instant::now();
+        let Admitted { pass, permit, begun } = admitted;
+        let error = resource.classify(error);
+        resource.failed(pass, &error, now);
+        drop(permit);
+        let trail = trail.get_or_insert_with(|| Trail::new(begun));
+        trail.note(self.cx.lane.clock.now(), begun, now, error.class());
+        self.cx.lane.note_class(error.class());
+        match error.class() {
+            Class::Fatal => Verdict::Fatal(error),
+            Class::Transient | Class::Throttled => self.again(trail, lineage, error, now),
+            _ => Verdict::Fault { error, counts: true },
+        }
+    }
+
+    fn again(
+        &self,
+        trail: &mut Trail,
+        lineage: &Lineage,
+        error: StepError,
+        now: Instant,
+    ) -> Verdict {
+        match self.resource.next_retry(trail.made(), trail.first, now, &error, lineage.deadline()) {
+            Ok(delay) => Verdict::Again(delay),
+            Err(why) => self.gave_up(why, lineage, error),
+        }
+    }
+
+    /// What becomes of a unit that is not tried again.
+    pub(crate) fn gave_up(&self, why: GiveUp, lineage: &Lineage, error: StepError) -> Verdict {
+        match why {
+            GiveUp::Deadline => Verdict::Return(error.class()),
+            GiveUp::NotRetryable => Verdict::Fault { error, counts: true },
+            _ => match self.resource.on_exhausted() {
+                OnExhausted::Fault => Verdict::Fault { error, counts: false },
+                OnExhausted::Return => match self.resource.return_limit() {
+                    Some(limit) if lineage.returns() >= limit => {
+                        Verdict::Fault { error: error.with_class(Class::Returned), counts: true }
+                    }
+                    _ => Verdict::Return(error.class()),
+                },
+            },
+        }
+    }
+
+    /// Carries a verdict out.
+    #[cold]
+    pub(crate) fn end<V>(
+        &self,
+        lineage: Lineage,
+        verdict: Verdict,
+        trail: Option<&Trail>,
+    ) -> Ended<V> {
+        match verdict {
+            Verdict::Fault { error, counts } => {
+                let attempts = trail.map(|trail| trail.attempts().to_vec()).unwrap_or_default();
+                self.cx.refuse(lineage, Refusal { error, attempts, counts });
+                Ended::Faulted
+            }
+            Verdict::Fatal(error) => {
+                self.cx.fatal(lineage, &error);
+                Ended::Returned
+            }
+            Verdict::Return(class) => {
+                self.cx.give_back(lineage, class);
+                Ended::Returned
+            }
+            Verdict::Again(_) => {
+                self.cx.give_back(lineage, Class::Returned);
+                Ended::Returned
+            }
+        }
+    }
+}

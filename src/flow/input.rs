@@ -1,0 +1,148 @@
+//! The head of every flow: yields the records of its lane's batches, each once an epoch.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::Stage;
+use crate::settle::{Flag, LaneBatch, LaneState};
+use crate::unit::{Lineage, Received, Uow};
+
+/// What outlives a flow: the batches that are not settled, and where new ones come from.
+pub(crate) struct Feed {
+    batches: VecDeque<Arc<LaneBatch>>,
+    /// The next record: batch and index.
+    at: (usize, u32),
+    more: UnboundedReceiver<Arc<LaneBatch>>,
+    ended: bool,
+    epoch: u32,
+    gate: Gate,
+}
+
+/// What is asked before a record of a gated batch enters the flow: batch, index and epoch.
+pub(crate) type Gate = Box<dyn FnMut(&Arc<LaneBatch>, u32, u32, &mut Context<'_>) -> Entry + Send>;
+
+/// What a gate says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// It enters.
+    Open,
+    /// Not yet; the waker is registered.
+    Wait,
+    /// The gate has decided it.
+    Taken,
+}
+
+impl Feed {
+    pub(crate) fn new(more: UnboundedReceiver<Arc<LaneBatch>>, gate: Gate) -> Box<Self> {
+        Box::new(Self { batches: VecDeque::new(), at: (0, 0), more, ended: false, epoch: 0, gate })
+    }
+
+    /// Begins a new epoch: everything that is not settled is fed again, in log order.
+    pub(crate) fn rewind(&mut self, epoch: u32) {
+        self.batches.retain(|batch| batch.open() > 0);
+        self.at = (0, 0);
+        self.epoch = epoch;
+    }
+
+    /// Whether there is nothing to feed now, and never will be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended && self.batches.iter().all(|batch| batch.open() == 0)
+    }
+
+    fn prune(&mut self) {
+        while self.at.0 > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
+            self.batches.pop_front();
+            self.at.0 -= 1;
+        }
+    }
+}
+
+/// The head of a flow: units of one [`Received`] record each.
+#[must_use = "stages do nothing unless they are driven"]
+pub struct Input {
+    lane: Arc<LaneState>,
+    feed: Option<Box<Feed>>,
+    back: Arc<std::sync::Mutex<Option<Box<Feed>>>>,
+}
+
+impl Input {
+    pub(crate) fn new(
+        lane: Arc<LaneState>,
+        feed: Option<Box<Feed>>,
+        back: Arc<std::sync::Mutex<Option<Box<Feed>>>>,
+    ) -> Self {
+        Self { lane, feed, back }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        // the lane takes it from there for the next flow
+        *self.back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.feed.take();
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Input({:?})", self.lane)
+    }
+}
+
+impl Stage for Input {
+    type Out = Received;
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<Received>>> {
+        let this = &mut *self;
+        let Some(feed) = this.feed.as_deref_mut() else { return Poll::Ready(None) };
+        loop {
+            if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED) {
+                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on
+                return if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST) {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                };
+            }
+            if let Some(batch) = feed.batches.get(feed.at.0) {
+                let index = feed.at.1;
+                if (index as usize) < batch.len() {
+                    if batch.batch.gated {
+                        match (feed.gate)(batch, index, feed.epoch, cx) {
+                            Entry::Open => {}
+                            Entry::Wait => return Poll::Pending,
+                            Entry::Taken => {
+                                feed.at.1 += 1;
+                                continue;
+                            }
+                        }
+                    }
+                    feed.at.1 += 1;
+                    if let Some(ticket) = batch.take(index, feed.epoch) {
+                        let value = Received::new(batch.batch.clone(), index);
+                        return Poll::Ready(Some(Uow::new(value, Lineage::one(ticket))));
+                    }
+                    continue;
+                }
+                feed.at = (feed.at.0 + 1, 0);
+                continue;
+            }
+            feed.prune();
+            if feed.ended {
+                return Poll::Ready(None);
+            }
+            match feed.more.poll_recv(cx) {
+                Poll::Ready(Some(batch)) => feed.batches.push_back(batch),
+                Poll::Ready(None) => feed.ended = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, _: &mut Context<'_>) {}
+}

@@ -1,0 +1,29 @@
+//! `map`: make another value of each.
+
+use super::inline::Inline;
+use super::plan::StagePlan;
+use super::{Flow, Stage};
+
+impl<S: Stage> Flow<S> {
+    /// Makes another value of each.
+    ///
+    /// A panic of `f` is a fault of that unit: the value is lost with it, the records are not.
+    pub fn map<F, U>(self, f: F) -> Flow<impl Stage<Out = U> + use<S, F, U>>
+    where
+        F: Fn(S::Out) -> U,
+        U: Send + Sync + 'static,
+    {
+        self.add(StagePlan::new("map"), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| {
+                let (value, lineage) = unit.into_parts();
+                match cx.catch(|| f(value)) {
+                    Ok(value) => Some(lineage.with(value)),
+                    Err(panic) => {
+                        cx.fault(lineage.with(()), panic);
+                        None
+                    }
+                }
+            })
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! The stage behind `call`, `parallel` and `with`: units are worked on side by side, in slots.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+
+use super::guard::Ended;
+use super::slots::{Deadlines, SlotId, Slots};
+use super::{Stage, StageCx, UNITS_A_POLL};
+use crate::unit::Uow;
+
+/// Works on up to so many units at once; `make` makes the future of one.
+#[pin_project]
+#[must_use = "stages do nothing unless they are driven"]
+pub(crate) struct Pool<S, M, F, U> {
+    #[pin]
+    above: S,
+    cx: StageCx,
+    make: M,
+    /// Units keep their order: after one was returned, none behind it begins.
+    ordered: bool,
+    running: Slots<F>,
+    ready: VecDeque<Uow<U>>,
+    ended: bool,
+}
+
+impl<S, M, F: Future, U> Pool<S, M, F, U> {
+    pub(crate) fn new(
+        above: S,
+        cx: StageCx,
+        width: usize,
+        deadlines: Arc<Deadlines>,
+        ordered: bool,
+        make: M,
+    ) -> Self {
+        Self {
+            above,
+            cx,
+            make,
+            ordered,
+            running: Slots::new(width, deadlines),
+            ready: VecDeque::new(),
+            ended: false,
+        }
+    }
+}
+
+impl<S, M, F, U> Stage for Pool<S, M, F, U>
+where
+    S: Stage,
+    M: FnMut(Uow<S::Out>, SlotId) -> F,
+    F: Future<Output = Ended<U>>,
+{
+    type Out = U;
+
+    #[inline]
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<U>>> {
+        let mut this = self.project();
+        if let Some(unit) = this.ready.pop_front() {
+            return Poll::Ready(Some(unit));
+        }
+        let mut left = UNITS_A_POLL;
+        loop {
+            let mut waits = false;
+            while !*this.ended && !this.running.is_full() {
+                if left == 0 {
+                    cx.waker().wake_by_ref();
+                    waits = true;
+                    break;
+                }
+                left -= 1;
+                match this.above.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(unit)) => {
+                        if *this.ordered && this.cx.is_halted() {
+                            this.cx.returned(unit);
+                            continue;
+                        }
+                        let slot = this.running.next_free();
+                        if let Some(Ended::Out(unit)) =
+                            this.running.start(slot, (this.make)(unit, slot))
+                        {
+                            return Poll::Ready(Some(unit));
+                        }
+                    }
+                    Poll::Ready(None) => *this.ended = true,
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                }
+            }
+            if this.running.is_full() && !*this.ended {
+                this.above.as_mut().poll_progress(cx);
+            }
+            let ready = &mut *this.ready;
+            this.running.poll(cx, |_, ended| {
+                if let Ended::Out(unit) = ended {
+                    ready.push_back(unit);
+                }
+            });
+            if let Some(unit) = this.ready.pop_front() {
+                return Poll::Ready(Some(unit));
+            }
+            if *this.ended && this.running.is_empty() {
+                return Poll::Ready(None);
+            }
+            if waits || this.running.is_full() || *this.ended {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let this = self.project();
+        let ready = &mut *this.ready;
+        this.running.poll(cx, |_, ended| {
+            if let Ended::Out(unit) = ended {
+                ready.push_back(unit);
+            }
+        });
+        if !*this.ended {
+            this.above.poll_progress(cx);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `split`: one unit into several.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+
+use super::plan::StagePlan;
+use super::{Flow, Stage, StageCx, UNITS_A_POLL};
+use crate::error::{Class, StepError};
+use crate::record::Delivery;
+use crate::unit::Uow;
+
+#[pin_project]
+#[must_use = "stages do nothing unless they are driven"]
+struct Split<S, F, U> {
+    #[pin]
+    above: S,
+    cx: StageCx,
+    parts: F,
+    ready: VecDeque<Uow<U>>,
+}
+
+impl<S: Stage, I: IntoIterator<Item = U>, F: Fn(S::Out) -> I, U> Stage for Split<S, F, U> {
+    type Out = U;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<U>>> {
+        let mut this = self.project();
+        for _ in 0..UNITS_A_POLL {
+            if let Some(unit) = this.ready.pop_front() {
+                return Poll::Ready(Some(unit));
+            }
+            match this.above.as_mut().poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(unit)) => split(this.cx, unit, this.parts, this.ready),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        self.project().above.poll_progress(cx);
+    }
+}
+
+fn split<T, U, I: IntoIterator<Item = U>>(
+    cx: &StageCx,
+    unit: Uow<T>,
+    parts: &impl Fn(T) -> I,
+    ready: &mut VecDeque<Uow<U>>,
+) {
+    let (value, lineage) = unit.into_parts();
+    let values: Vec<U> = match cx.catch(|| parts(value).into_iter().collect()) {
+        Ok(values) => values,
+        Err(panic) => return cx.fault(lineage.with(()), panic),
+    };
+    if values.is_empty() {
+        return cx.filtered(lineage.with(()));
+    }
+    // a unit that comes back from a fault is only the part that faulted
+    let only = lineage.members().find_map(|(ticket, path)| match ticket.record().delivery() {
+        Delivery::Resubmit { part, .. } => part.indices().get(path.indices().len()).copied(),
+        _ => None,
+    });
+    let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+    match lineage.split(count) {
+        Ok(lineages) => {
+            for (index, (value, lineage)) in values.into_iter().zip(lineages).enumerate() {
+                if only.is_some_and(|only| only as usize != index) {
+                    cx.filtered(lineage.with(()));
+                } else {
+                    ready.push_back(lineage.with(value));
+                }
+            }
+        }
+        Err(lineage) => {
+            let error = format!("a record cannot be split into {count} parts; the most is 65,535");
+            cx.fault(lineage.with(()), StepError::new(Class::Fault, error).with_name("TooManyParts"));
+        }
+    }
+}
+
+impl<S: Stage> Flow<S> {
+    /// Makes several units of one. A record is settled when all its parts are: returned if any part was, else
+    /// faulted if any, else done if any, else filtered. Without parts it is filtered.
+    ///
+    /// Each part that faults is a fault of its own, which holds the whole record and names the part; sent
+    /// again, only that part passes here, so `parts` must make the same parts in the same order every time.
+    /// A record can have 65,535 parts at most. A panic of `parts` is a fault of the unit.
+    pub fn split<F, I, U>(self, parts: F) -> Flow<impl Stage<Out = U> + use<S, F, I, U>>
+    where
+        F: Fn(S::Out) -> I,
+        I: IntoIterator<Item = U>,
+        U: Send + Sync + 'static,
+    {
+        self.add(StagePlan::new("split"), |above, cx| Split {
+            above,
+            cx,
+            parts,
+            ready: VecDeque::new(),
+        })
+    }
+}

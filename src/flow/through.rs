@@ -1,0 +1,115 @@
+//! `through`: any adapter of streams as a step.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use pin_project::pin_project;
+
+use super::plan::StagePlan;
+use super::{Flow, Stage, StageCx};
+use crate::unit::Uow;
+
+type Above<T> = Arc<Mutex<Pin<Box<dyn Stage<Out = T> + Send>>>>;
+
+/// The units that come in at a [`through`](Flow::through), as a stream.
+#[must_use = "streams do nothing unless polled"]
+pub struct Units<T> {
+    above: Above<T>,
+    ended: bool,
+}
+
+impl<T> Stream for Units<T> {
+    type Item = Uow<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<T>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let next = lock(&self.above).as_mut().poll_next(cx);
+        self.ended = matches!(next, Poll::Ready(None));
+        next
+    }
+}
+
+impl<T> fmt::Debug for Units<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Units").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(above: &Above<T>) -> std::sync::MutexGuard<'_, Pin<Box<dyn Stage<Out = T> + Send>>> {
+    above.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[pin_project]
+#[must_use = "stages do nothing unless they are driven"]
+struct Through<T, R> {
+    #[pin]
+    stream: R,
+    above: Above<T>,
+    cx: StageCx,
+    over: bool,
+}
+
+impl<T, U, R: Stream<Item = Uow<U>>> Stage for Through<T, R> {
+    type Out = U;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<U>>> {
+        let this = self.project();
+        if *this.over {
+            return Poll::Ready(None);
+        }
+        let stream = this.stream;
+        match this.cx.catch(|| stream.poll_next(cx)) {
+            Ok(Poll::Pending) => {
+                // the user's stream may not have polled what lies above it
+                lock(this.above).as_mut().poll_progress(cx);
+                Poll::Pending
+            }
+            Ok(next) => {
+                *this.over = matches!(next, Poll::Ready(None));
+                next
+            }
+            Err(_) => {
+                // which unit it was is not known: all that is in there goes back when the flow is dropped
+                *this.over = true;
+                this.cx.lane.halt();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let this = self.project();
+        if !*this.over {
+            lock(this.above).as_mut().poll_progress(cx);
+        }
+    }
+}
+
+impl<S: Stage> Flow<S> {
+    /// Passes the units through any adapter of streams: it gets a `Stream` of units, and gives one.
+    ///
+    /// A unit that is dropped in there undecided is returned to the stream, and the second time faulted with
+    /// class [`Dropped`](crate::Class::Dropped). While the adapter waits, what lies above it goes on. A panic
+    /// in it returns what it holds.
+    ///
+    /// Work inside the adapter itself is polled only when a unit is asked for: for calls to dependencies,
+    /// [`parallel`](Self::parallel) is the better step.
+    pub fn through<F, R, U>(self, adapter: F) -> Flow<impl Stage<Out = U> + use<S, F, R, U>>
+    where
+        S: Send + 'static,
+        F: FnOnce(Units<S::Out>) -> R,
+        R: Stream<Item = Uow<U>>,
+        U: Send + Sync + 'static,
+    {
+        self.add(StagePlan::new("through"), |above, cx| {
+            let above: Above<S::Out> = Arc::new(Mutex::new(Box::pin(above)));
+            let units = Units { above: above.clone(), ended: false };
+            Through { stream: adapter(units), above, cx, over: false }
+        })
+    }
+}

@@ -1,0 +1,31 @@
+//! `try_map`: make another value of each, or say what is wrong with it.
+
+use super::inline::Inline;
+use super::plan::StagePlan;
+use super::{Flow, Stage};
+use crate::error::StepError;
+
+impl<S: Stage> Flow<S> {
+    /// Makes another value of each; an error is a fault of that unit.
+    ///
+    /// There is no resource and thus no retry here: an error that says it is transient returns the unit to
+    /// the stream. A panic of `f` is a fault of that unit.
+    pub fn try_map<F, U>(self, f: F) -> Flow<impl Stage<Out = U> + use<S, F, U>>
+    where
+        F: Fn(S::Out) -> Result<U, StepError>,
+        U: Send + Sync + 'static,
+    {
+        self.add(StagePlan::new("try_map"), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| {
+                let (value, lineage) = unit.into_parts();
+                match cx.catch(|| f(value)).and_then(|result| result) {
+                    Ok(value) => Some(lineage.with(value)),
+                    Err(error) => {
+                        cx.fault(lineage.with(()), error);
+                        None
+                    }
+                }
+            })
+        })
+    }
+}

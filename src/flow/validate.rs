@@ -1,0 +1,62 @@
+//! `validate` and `ensure`: check values as the events flow, not up front.
+
+use super::inline::Inline;
+use super::plan::StagePlan;
+use super::{Flow, Stage, StageCx};
+use crate::error::{BoxError, ResultExt, StepError};
+use crate::unit::{Event, Uow};
+
+fn checked<T, E: Into<BoxError>>(
+    cx: &StageCx,
+    unit: Uow<T>,
+    check: impl FnOnce(&T) -> Result<(), E>,
+) -> Option<Uow<T>> {
+    // a text is as good an error as a type; what carries a class already keeps it
+    let result = cx.catch(|| check(unit.value())).and_then(|result| {
+        result.map_err(|error| match Err::<(), E>(error).fault() {
+            Err(error) => error,
+            Ok(()) => unreachable!("an error stays an error"),
+        })
+    });
+    match result {
+        Ok(()) => Some(unit),
+        Err(error) => {
+            let error: StepError = error;
+            cx.fault(unit, error);
+            None
+        }
+    }
+}
+
+impl<S: Stage> Flow<S> {
+    /// Checks each value; an error is a fault of that unit. For flows of events,
+    /// [`validate`](Self::validate) checks the event itself.
+    ///
+    /// `check` may fail with any error, or with text. A panic of it is a fault of that unit.
+    pub fn ensure<F, E>(self, check: F) -> Flow<impl Stage<Out = S::Out> + use<S, F, E>>
+    where
+        F: Fn(&S::Out) -> Result<(), E>,
+        E: Into<BoxError>,
+    {
+        self.add(StagePlan::new("ensure"), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| checked(cx, unit, &check))
+        })
+    }
+
+    /// Checks each event; an error is a fault of that unit.
+    ///
+    /// `check` gets the event itself, so that it can be a method of it: `.validate(Order::check)`. It may
+    /// fail with any error, or with text. A panic of it is a fault of that unit.
+    pub fn validate<V, F, E>(self, check: F) -> Flow<impl Stage<Out = Event<V>> + use<S, V, F, E>>
+    where
+        S: Stage<Out = Event<V>>,
+        F: Fn(&V) -> Result<(), E>,
+        E: Into<BoxError>,
+    {
+        self.add(StagePlan::new("validate"), |above, cx| {
+            Inline::new(above, cx, move |cx, unit| {
+                checked(cx, unit, |event: &Event<V>| check(event))
+            })
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! Batches, and the word of state that each lane keeps a record in them.
+//!
+//! The word holds, from the low end: parts not yet decided (16 bits; more than one only after `split`), how
+//! many of those wait for the fault sink (16), what fates were seen (4), how often the record was returned
+//! (8, saturating), and the epoch of the flow that works on it (20). A unit that outlived its flow carries an
+//! older epoch, and changes nothing any more.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tokio::time::Instant;
+
+use super::{Fate, Flag, LaneState};
+use crate::envelope::Envelope;
+use crate::record::Record;
+
+const PARTS: u64 = 0xffff;
+const PENDING_ONE: u64 = 1 << 16;
+const PENDING: u64 = 0xffff << 16;
+const DONE: u64 = 1 << 32;
+const FAULTED: u64 = 1 << 33;
+const RETURNED: u64 = 1 << 34;
+const DROPPED: u64 = 1 << 35;
+const RETURNS_SHIFT: u32 = 36;
+const RETURNS_ONE: u64 = 1 << RETURNS_SHIFT;
+const RETURNS: u64 = 0xff << RETURNS_SHIFT;
+const EPOCH_SHIFT: u32 = 44;
+const EPOCH: u64 = !0 << EPOCH_SHIFT;
+const EPOCHS: u32 = 1 << (64 - EPOCH_SHIFT);
+
+/// The records of one read.
+pub(crate) struct Batch {
+    pub(crate) records: Box<[Record]>,
+    pub(crate) envelope: Arc<dyn Envelope>,
+    /// When the source gives the records to somebody else, where it does and cannot be asked for more time.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) bytes: usize,
+    /// Whether a record in it is to be looked at before it enters a flow.
+    pub(crate) gated: bool,
+}
+
+impl Batch {
+    pub(crate) fn new(
+        records: Vec<Record>,
+        envelope: Arc<dyn Envelope>,
+        deadline: Option<Instant>,
+        gated: bool,
+    ) -> Arc<Self> {
+        let bytes = records.iter().map(Record::size).sum();
+        Arc::new(Self { records: records.into_boxed_slice(), envelope, deadline, bytes, gated })
+    }
+}
+
+/// How a record counts in the report: a record is counted once a process life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Never seen before.
+    New,
+    /// Returned before, and here again: it is not read again, only its fate changes.
+    Again,
+    /// Settled before: not counted any more.
+    Not,
+}
+
+/// One lane's view of a batch.
+pub(crate) struct LaneBatch {
+    pub(crate) batch: Arc<Batch>,
+    pub(crate) lane: Arc<LaneState>,
+    states: Box<[AtomicU64]>,
+    /// Records that are not settled.
+    open: AtomicU32,
+    /// Only where a record does not count as new.
+    counts: Option<Box<[Count]>>,
+}
+
+/// One record, as a unit of work refers to it.
+pub(crate) struct Ticket {
+    pub(crate) batch: Arc<LaneBatch>,
+    pub(crate) index: u32,
+    epoch: u32,
+}
+
+impl LaneBatch {
+    pub(crate) fn new(
+        batch: Arc<Batch>,
+        lane: Arc<LaneState>,
+        counts: Option<Box<[Count]>>,
+    ) -> Arc<Self> {
+        let n = batch.records.len();
+        let word = 1 | epoch_bits(lane.epoch());
+        Arc::new(Self {
+            states: (0..n).map(|_| AtomicU64::new(word)).collect(),
+            open: AtomicU32::new(u32::try_from(n).expect("a batch has fewer than 2^32 records")),
+            batch,
+            lane,
+            counts,
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// How many records are not settled.
+    pub(crate) fn open(&self) -> u32 {
+        self.open.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count(&self, index: usize) -> Count {
+        self.counts.as_ref().map_or(Count::New, |counts| counts[index])
+    }
+
+    /// Takes record `index` for the flow of the lane's present epoch; `None` if it is settled, or held for
+    /// the fault sink. Each record is taken once an epoch.
+    #[inline]
+    pub(crate) fn take(self: &Arc<Self>, index: u32, epoch: u32) -> Option<Ticket> {
+        let word = &self.states[index as usize];
+        let now = word.load(Ordering::Acquire);
+        if now != 1 | epoch_bits(epoch) && !self.rearm(word, now, epoch) {
+            return None;
+        }
+        Some(Ticket { batch: self.clone(), index, epoch: epoch % EPOCHS })
+    }
+
+    #[cold]
+    fn rearm(&self, word: &AtomicU64, mut now: u64, epoch: u32) -> bool {
+        loop {
+            let undecided = now & PARTS > (now & PENDING) >> 16;
+            let returned = now & RETURNED != 0 && !(now & PARTS == 0 && self.lane.has(Flag::FINAL));
+            if !undecided && !returned {
+                return false;
+            }
+            let next = 1 | (now & (RETURNS | DROPPED)) | epoch_bits(epoch);
+            match word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => now = seen,
+            }
+        }
+    }
+
+    /// The fate of record `index`: `None` while it is open.
+    pub(crate) fn fate(&self, index: usize) -> Option<Fate> {
+        fate_of(self.states[index].load(Ordering::Acquire))
+    }
+
+    /// Whether record `index` is settled: decided, and not to be fed again.
+    #[inline]
+    pub(crate) fn is_settled(&self, index: usize) -> bool {
+        let word = self.states[index].load(Ordering::Acquire);
+        word & PARTS == 0 && word & RETURNED == 0
+    }
+
+    fn close(&self, word: u64) {
+        if word & RETURNED != 0 && !self.lane.has(Flag::FINAL) {
+            self.lane.halt();
+            return;
+        }
+        let before = self.open.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "a record was settled twice");
+        if before == 1 || self.lane.has(Flag::WANTED) {
+            self.lane.settled();
+        }
+    }
+}
+
+fn epoch_bits(epoch: u32) -> u64 {
+    u64::from(epoch % EPOCHS) << EPOCH_SHIFT
+}
+
+fn fate_of(word: u64) -> Option<Fate> {
+    if word & PARTS != 0 {
+        return None;
+    }
+    Some(if word & RETURNED != 0 {
+        Fate::Returned
+    } else if word & FAULTED != 0 {
+        Fate::Faulted
+    } else if word & DONE != 0 {
+        Fate::Done
+    } else {
+        Fate::Filtered
+    })
+}
+
+impl Ticket {
+    #[inline]
+    pub(crate) fn record(&self) -> &Record {
+        &self.batch.batch.records[self.index as usize]
+    }
+
+    #[inline]
+    fn word(&self) -> &AtomicU64 {
+        &self.batch.states[self.index as usize]
+    }
+
+    /// Changes the word while the unit is of the lane's present epoch; `None` if it came too late.
+    #[inline]
+    fn update(&self, change: impl Fn(u64) -> u64) -> Option<u64> {
+        let word = self.word();
+        let mut now = word.load(Ordering::Relaxed);
+        loop {
+            if now & EPOCH != epoch_bits(self.epoch) || now & PARTS == 0 {
+                self.batch.lane.note_late();
+                return None;
+            }
+            let next = change(now);
+            match word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(next),
+                Err(seen) => now = seen,
+            }
+        }
+    }
+
+    /// Decides one part of the record.
+    #[inline]
+    pub(crate) fn settle(&self, fate: Fate) {
+        let flag = match fate {
+            Fate::Done => DONE,
+            Fate::Filtered => 0,
+            Fate::Faulted => FAULTED,
+            Fate::Returned => RETURNED,
+        };
+        let changed = self.update(|now| {
+            let mut next = (now - 1) | flag;
+            if fate == Fate::Returned && next & RETURNS != RETURNS && now & RETURNED == 0 {
+                next += RETURNS_ONE;
+            }
+            next
+        });
+        if let Some(word) = changed {
+            if word & PARTS == 0 {
+                self.batch.close(word);
+            }
+        }
+    }
+
+    /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled.
+    pub(crate) fn hold(&self) {
+        self.update(|now| now + PENDING_ONE);
+    }
+
+    /// The fault sink has it (`Faulted`), or will not get it any more (`Returned`).
+    pub(crate) fn unhold(&self, fate: Fate) {
+        if self.update(|now| now - PENDING_ONE).is_some() {
+            self.settle(fate);
+        }
+    }
+
+    /// Makes this part `n` parts; false if the record has too many already.
+    pub(crate) fn split(&self, n: u32) -> bool {
+        let word = self.word();
+        let room = PARTS - (word.load(Ordering::Relaxed) & PARTS);
+        let more = u64::from(n) - 1;
+        more <= room && self.update(|now| now + more).is_some()
+    }
+
+    /// Marks the record as dropped by user code; whether it was already.
+    pub(crate) fn mark_dropped(&self) -> bool {
+        self.word().fetch_or(DROPPED, Ordering::AcqRel) & DROPPED != 0
+    }
+
+    /// How often the record has been returned: by this lane, or before by a source that counts.
+    pub(crate) fn returns(&self) -> u32 {
+        let here = (self.word().load(Ordering::Acquire) & RETURNS) >> RETURNS_SHIFT;
+        (here as u32).max(self.record().deliveries().saturating_sub(1))
+    }
+
+    pub(crate) fn again(&self) -> Ticket {
+        Ticket { batch: self.batch.clone(), index: self.index, epoch: self.epoch }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.record(), f)
+    }
+}

@@ -1,0 +1,199 @@
+//! What a lane, its units, its shard and its stages share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::error::Class;
+use crate::fault::{FaultList, FloodState};
+use crate::record::ShardId;
+
+/// What happens to a lane, as bits of one word, so that a stage asks with one load.
+pub(crate) struct Flag;
+
+impl Flag {
+    /// A unit was returned: nothing new begins, what runs goes on to its end, then the flow is built anew.
+    pub(crate) const HALTED: u32 = 1;
+    /// A unit ended in a fatal error: the flow is dropped at once.
+    pub(crate) const FATAL: u32 = 1 << 1;
+    /// The reader stands at its limit: stages that hold units close their oldest.
+    pub(crate) const PRESSURE: u32 = 1 << 2;
+    /// An operator paused the pipeline: the input yields nothing.
+    pub(crate) const PAUSED: u32 = 1 << 3;
+    /// The flow is being dropped: units that go with it were not dropped by user code.
+    pub(crate) const CLOSING: u32 = 1 << 4;
+    /// A return is final: the source takes it back, or the lane drains.
+    pub(crate) const FINAL: u32 = 1 << 5;
+    /// The lane drains: what could wait without end is returned instead.
+    pub(crate) const DRAINING: u32 = 1 << 6;
+    /// The shard wants to know of every settled record, not only of settled batches.
+    pub(crate) const WANTED: u32 = 1 << 7;
+    /// The shard is gone: nothing may be faulted or settled any more.
+    pub(crate) const LOST: u32 = 1 << 8;
+}
+
+/// One stage of a pipeline, as its builder described it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StageInfo {
+    pub(crate) name: String,
+    pub(crate) resource: Option<String>,
+}
+
+/// What all lanes of one pipeline share.
+pub(crate) struct PipelineInfo {
+    pub(crate) name: String,
+    /// The name under which fault ids are made: the first it ever had.
+    pub(crate) identity: String,
+    pub(crate) stages: OnceLock<Vec<StageInfo>>,
+    pub(crate) flood: FloodState,
+}
+
+impl PipelineInfo {
+    pub(crate) fn stage(&self, id: u16) -> StageInfo {
+        self.stages.get().and_then(|all| all.get(usize::from(id))).cloned().unwrap_or_else(|| {
+            StageInfo { name: format!("stage-{id}"), resource: None }
+        })
+    }
+}
+
+/// Shared state of one lane.
+pub(crate) struct LaneState {
+    pub(crate) pipeline: Arc<PipelineInfo>,
+    pub(crate) stream: Arc<str>,
+    pub(crate) shard: ShardId,
+    pub(crate) faults: Arc<FaultList>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Wakes the lane's task.
+    pub(crate) waker: AtomicWaker,
+    /// Wakes the shard's task.
+    shard_signal: Arc<Notify>,
+    flags: AtomicU32,
+    epoch: AtomicU32,
+    /// Nanoseconds after `origin` at which the present turn of the lane's task began; 0 is not yet known.
+    turn: AtomicU64,
+    origin: Instant,
+    late: AtomicU64,
+    restarts: AtomicU64,
+    last_class: Mutex<Option<Class>>,
+}
+
+impl LaneState {
+    pub(crate) fn new(
+        pipeline: Arc<PipelineInfo>,
+        stream: Arc<str>,
+        shard: ShardId,
+        faults: Arc<FaultList>,
+        clock: Arc<dyn Clock>,
+        shard_signal: Arc<Notify>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            pipeline,
+            stream,
+            shard,
+            faults,
+            clock,
+            waker: AtomicWaker::new(),
+            shard_signal,
+            flags: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            turn: AtomicU64::new(0),
+            origin: Instant::now(),
+            late: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            last_class: Mutex::new(None),
+        })
+    }
+
+    /// Whether any of these flags is up.
+    #[inline]
+    pub(crate) fn has(&self, flags: u32) -> bool {
+        self.flags.load(Ordering::Acquire) & flags != 0
+    }
+
+    pub(crate) fn raise(&self, flags: u32) {
+        if self.flags.fetch_or(flags, Ordering::AcqRel) & flags != flags {
+            self.waker.wake();
+        }
+    }
+
+    pub(crate) fn lower(&self, flags: u32) {
+        if self.flags.fetch_and(!flags, Ordering::AcqRel) & flags != 0 {
+            self.waker.wake();
+        }
+    }
+
+    /// The moment at which the present turn of the lane's task began, or its first use in it: coarse, and
+    /// read once a turn.
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        let turn = self.turn.load(Ordering::Relaxed);
+        if turn == 0 { self.read_clock() } else { self.origin + Duration::from_nanos(turn) }
+    }
+
+    #[cold]
+    fn read_clock(&self) -> Instant {
+        let now = Instant::now();
+        let nanos = now.saturating_duration_since(self.origin).as_nanos();
+        self.turn.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        now
+    }
+
+    /// A new turn begins.
+    #[inline]
+    pub(crate) fn begin_turn(&self) {
+        self.turn.store(0, Ordering::Relaxed);
+    }
+
+    /// A unit was returned.
+    pub(crate) fn halt(&self) {
+        self.raise(Flag::HALTED);
+        self.shard_signal.notify_one();
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Begins the next epoch: units of the flow before change nothing any more.
+    pub(crate) fn next_epoch(&self) -> u32 {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_late(&self) {
+        self.late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// Something was settled: the shard may commit, and read on.
+    pub(crate) fn settled(&self) {
+        self.shard_signal.notify_one();
+    }
+
+    pub(crate) fn note_class(&self, class: Class) {
+        *self.last_class.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(class);
+    }
+
+    pub(crate) fn last_class(&self) -> Option<Class> {
+        *self.last_class.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for LaneState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lane({}, {}/{})", self.pipeline.name, self.stream, self.shard)
+    }
+}

@@ -1,0 +1,18 @@
+//! Settlement: how it is known what became of every record.
+//!
+//! A batch is what one read yielded; it is shared by all lanes of its shard. Each lane keeps one word of
+//! state a record beside it, which only that lane's units write, so pipelines share no cache line and
+//! tracking an event allocates nothing. A unit of work points into the batch; deciding it writes the word;
+//! dropping it undecided writes *returned*. The commit position is the least of the lanes' settled prefixes.
+
+pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
+pub use self::fate::Fate;
+pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo};
+pub use self::report::{FaultKind, PipelineReport, Report};
+pub(crate) use self::tracker::{History, Tracker};
+
+mod batch;
+mod fate;
+mod lane;
+mod report;
+mod tracker;

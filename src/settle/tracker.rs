@@ -1,0 +1,353 @@
+//! The tracker of a shard: which records are in flight, how far the settled prefix reaches, what to
+//! acknowledge, and how the records count in the report.
+//!
+//! In flight is everything above the settled prefix, settled or not. A count of unsettled records would let
+//! the reader run away while one record is stuck.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::batch::Count;
+use super::{Batch, Fate, LaneBatch};
+use crate::record::{Position, Record, Timestamp};
+use crate::source::Ack;
+
+/// Returned positions that are remembered to be counted once, a pipeline and shard.
+const REMEMBERED: usize = 100_000;
+
+/// How many records a pipeline has seen, by their last fate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) read: u64,
+    pub(crate) done: u64,
+    pub(crate) filtered: u64,
+    pub(crate) faulted: u64,
+    pub(crate) returned: u64,
+    /// Deliveries of records that were settled before: not counted above.
+    pub(crate) redelivered: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Tally) {
+        self.read += other.read;
+        self.done += other.done;
+        self.filtered += other.filtered;
+        self.faulted += other.faulted;
+        self.returned += other.returned;
+        self.redelivered += other.redelivered;
+    }
+
+    pub(crate) fn settled(&self) -> u64 {
+        self.done + self.filtered + self.faulted
+    }
+
+    /// Read, and without a fate.
+    pub(crate) fn open(&self) -> u64 {
+        self.read.saturating_sub(self.settled() + self.returned)
+    }
+
+    fn note(&mut self, count: Count, fate: Fate) {
+        if count == Count::Not {
+            return;
+        }
+        match fate {
+            Fate::Done => self.done += 1,
+            Fate::Filtered => self.filtered += 1,
+            Fate::Faulted => self.faulted += 1,
+            Fate::Returned => self.returned += 1,
+        }
+    }
+}
+
+/// What has been seen of a shard in this process life, over all its assignments.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// The highest position read, where positions order the shard.
+    high: Option<Position>,
+    /// A pipeline's records that were given back, and count as returned.
+    returned: Vec<BTreeSet<Position>>,
+    /// A pipeline's records of assignments that are over, and of retired batches.
+    pub(crate) tallies: Vec<Tally>,
+}
+
+impl History {
+    pub(crate) fn new(pipelines: usize) -> Self {
+        Self {
+            high: None,
+            returned: vec![BTreeSet::new(); pipelines],
+            tallies: vec![Tally::default(); pipelines],
+        }
+    }
+
+    /// Counts a read, and says how each record counts in pipeline `lane`; `None` if all are new.
+    pub(crate) fn reading(
+        &mut self,
+        lane: usize,
+        records: &[Record],
+        ordered: bool,
+    ) -> Option<Box<[Count]>> {
+        let back = &mut self.returned[lane];
+        let tally = &mut self.tallies[lane];
+        let mut high = self.high.as_ref().filter(|_| ordered);
+        let mut counts: Option<Box<[Count]>> = None;
+        for (index, record) in records.iter().enumerate() {
+            let position = record.position();
+            let count = if !back.is_empty() && back.remove(position) {
+                tally.returned -= 1;
+                Count::Again
+            } else if high.is_some_and(|high| position <= high) {
+                tally.redelivered += 1;
+                Count::Not
+            } else {
+                tally.read += 1;
+                Count::New
+            };
+            if ordered && high.is_none_or(|high| position > high) {
+                high = Some(position);
+            }
+            if count != Count::New {
+                counts.get_or_insert_with(|| vec![Count::New; records.len()].into())[index] = count;
+            }
+        }
+        counts
+    }
+
+    /// To be called after `reading` for all lanes.
+    pub(crate) fn read(&mut self, records: &[Record]) {
+        for record in records {
+            if self.high.as_ref().is_none_or(|high| record.position() > high) {
+                self.high = Some(record.position().clone());
+            }
+        }
+    }
+
+    fn note(&mut self, lane: usize, count: Count, fate: Fate, position: &Position) {
+        self.tallies[lane].note(count, fate);
+        if fate == Fate::Returned && count != Count::Not {
+            let back = &mut self.returned[lane];
+            if back.len() == REMEMBERED {
+                back.pop_first();
+            }
+            back.insert(position.clone());
+        }
+    }
+}
+
+struct Entry {
+    batch: Arc<Batch>,
+    lanes: Vec<Arc<LaneBatch>>,
+    /// Records below are settled (`Prefix`).
+    next: usize,
+    /// Which records have been acknowledged or noted to be (`Each`), and how many.
+    acked: Vec<bool>,
+    acks: usize,
+}
+
+impl Entry {
+    fn len(&self) -> usize {
+        self.batch.records.len()
+    }
+
+    fn settled(&self, index: usize) -> bool {
+        self.lanes.iter().all(|lane| lane.is_settled(index))
+    }
+
+    fn retire(&self, history: &mut History) {
+        for (lane, states) in self.lanes.iter().enumerate() {
+            for (index, record) in self.batch.records.iter().enumerate() {
+                let fate = states.fate(index).unwrap_or(Fate::Returned);
+                history.note(lane, states.count(index), fate, record.position());
+            }
+        }
+    }
+}
+
+/// The records of one shard that are in flight.
+#[derive(Default)]
+pub(crate) struct Tracker {
+    entries: VecDeque<Entry>,
+    records: usize,
+    bytes: usize,
+    /// The last position of the settled prefix, and the arrival of the record there.
+    prefix: Option<(Position, Timestamp)>,
+    settled: u64,
+}
+
+impl Tracker {
+    pub(crate) fn push(&mut self, batch: Arc<Batch>, lanes: Vec<Arc<LaneBatch>>) {
+        debug_assert!(lanes.iter().all(|lane| lane.len() == batch.records.len()));
+        self.records += batch.records.len();
+        self.bytes += batch.bytes;
+        let acked = vec![false; batch.records.len()];
+        self.entries.push_back(Entry { batch, lanes, next: 0, acked, acks: 0 });
+    }
+
+    /// Everything above the settled prefix, settled or not.
+    pub(crate) fn records_in_flight(&self) -> usize {
+        self.records
+    }
+
+    /// Bytes of the batches that are still held.
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many records have been settled in this assignment.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// The last position of the settled prefix.
+    pub(crate) fn prefix(&self) -> Option<&Position> {
+        self.prefix.as_ref().map(|(position, _)| position)
+    }
+
+    /// When the last record of the settled prefix arrived.
+    pub(crate) fn prefix_arrival(&self) -> Option<Timestamp> {
+        self.prefix.as_ref().map(|(_, arrival)| *arrival)
+    }
+
+    /// The oldest record that is not settled.
+    pub(crate) fn oldest(&self) -> Option<&Record> {
+        self.entries.iter().find_map(|entry| {
+            (entry.next..entry.len())
+                .find(|index| !entry.acked[*index] && !entry.settled(*index))
+                .map(|index| &entry.batch.records[index])
+        })
+    }
+
+    /// Whether the oldest record of lane `lane` that is not settled is still the one at `position`.
+    pub(crate) fn oldest_of(&self, lane: usize) -> Option<&Record> {
+        self.entries.iter().find_map(|entry| {
+            let states = &entry.lanes[lane];
+            if states.open() == 0 {
+                return None;
+            }
+            (entry.next..entry.len())
+                .find(|index| !states.is_settled(*index))
+                .map(|index| &entry.batch.records[index])
+        })
+    }
+
+    /// Moves the settled prefix on; whether it moved.
+    pub(crate) fn advance(&mut self, history: &mut History) -> bool {
+        let before = self.settled;
+        while let Some(entry) = self.entries.front_mut() {
+            let from = entry.next;
+            while entry.next < entry.len() && entry.settled(entry.next) {
+                entry.next += 1;
+            }
+            let moved = entry.next - from;
+            self.records -= moved;
+            self.settled += moved as u64;
+            if moved > 0 {
+                let record = &entry.batch.records[entry.next - 1];
+                self.prefix = Some((record.position().clone(), record.arrival()));
+            }
+            if entry.next < entry.len() {
+                break;
+            }
+            self.bytes -= entry.batch.bytes;
+            entry.retire(history);
+            self.entries.pop_front();
+        }
+        self.settled > before
+    }
+
+    /// Collects what can be acknowledged one by one. `again` gives the delay of a returned record.
+    pub(crate) fn collect(
+        &mut self,
+        history: &mut History,
+        mut again: impl FnMut(&Record) -> std::time::Duration,
+    ) -> Vec<(Position, Ack)> {
+        let mut acks = Vec::new();
+        let mut position = 0;
+        while position < self.entries.len() {
+            let entry = &mut self.entries[position];
+            for index in 0..entry.len() {
+                if entry.acked[index] {
+                    continue;
+                }
+                let mut worst = Some(Fate::Filtered);
+                for lane in &entry.lanes {
+                    worst = match (worst, lane.fate(index)) {
+                        (Some(worst), Some(fate)) => Some(worse(worst, fate)),
+                        _ => None,
+                    };
+                }
+                let Some(fate) = worst else { continue };
+                let record = &entry.batch.records[index];
+                let ack = match fate {
+                    Fate::Returned => Ack::Again { after: again(record) },
+                    Fate::Faulted => Ack::Faulted,
+                    Fate::Done | Fate::Filtered => Ack::Done,
+                };
+                if fate != Fate::Returned {
+                    self.settled += 1;
+                    self.prefix = Some((record.position().clone(), record.arrival()));
+                }
+                acks.push((record.position().clone(), ack));
+                entry.acked[index] = true;
+                entry.acks += 1;
+                self.records -= 1;
+            }
+            if entry.acks == entry.len() {
+                self.bytes -= entry.batch.bytes;
+                entry.retire(history);
+                self.entries.remove(position);
+            } else {
+                position += 1;
+            }
+        }
+        acks
+    }
+
+    /// Positions that are held and neither acknowledged nor noted to be.
+    pub(crate) fn held(&self) -> Vec<Position> {
+        self.entries
+            .iter()
+            .flat_map(|entry| {
+                (entry.next..entry.len())
+                    .filter(|index| !entry.acked[*index])
+                    .map(|index| entry.batch.records[index].position().clone())
+            })
+            .collect()
+    }
+
+    /// How the records in flight stand, a pipeline.
+    pub(crate) fn tally(&self, lane: usize) -> Tally {
+        let mut tally = Tally::default();
+        for entry in &self.entries {
+            let states = &entry.lanes[lane];
+            for index in 0..entry.len() {
+                if let Some(fate) = states.fate(index) {
+                    tally.note(states.count(index), fate);
+                }
+            }
+        }
+        tally
+    }
+
+    /// Ends an assignment: what is not settled counts as returned, and can come again.
+    pub(crate) fn give_up(&mut self, history: &mut History) {
+        for entry in self.entries.drain(..) {
+            entry.retire(history);
+        }
+        self.records = 0;
+        self.bytes = 0;
+    }
+}
+
+fn worse(a: Fate, b: Fate) -> Fate {
+    let rank = |fate| match fate {
+        Fate::Filtered => 0,
+        Fate::Done => 1,
+        Fate::Faulted => 2,
+        Fate::Returned => 3,
+    };
+    if rank(a) >= rank(b) { a } else { b }
+}
