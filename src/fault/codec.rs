@@ -7,18 +7,17 @@
 //! `docs/fault-event.schema.json` describes the fields.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use serde::Deserialize;
 
-use super::event::{Attempt, ClaimCheck, FaultError, FaultEvent, FaultPart, FaultRecord};
+use super::event::{Attempt, FaultError, FaultEvent, FaultPart};
+use super::wire::{
+    Wire, WireAttempt, WireDelivery, WireError, WireItem, WireLineage, WirePart, WireRecord,
+    WireUow,
+};
 use crate::error::Class;
-use crate::record::{Delivery, Headers, PartPath, Record, ShardId, Timestamp};
+use crate::record::Timestamp;
 
 /// The name of the form, as it stands in the field `schema`.
 pub const SCHEMA: &str = "streambreaker.fault/1";
@@ -106,318 +105,10 @@ const MANDATORY: &[&str] = &[
     "kind",
 ];
 
-// The heads that filters and monitors read come first, so that a reader that stops early can.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'a> {
-    #[serde(borrow)]
-    schema: Cow<'a, str>,
-    id: Uuid,
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(default)]
-    depth: u8,
-    timestamp: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timestamp_micros: Option<i64>,
-    #[serde(default, borrow)]
-    partition_key: Cow<'a, str>,
-    #[serde(default)]
-    tags: Cow<'a, BTreeMap<String, String>>,
-    #[serde(borrow)]
-    processor: Cow<'a, str>,
-    #[serde(borrow)]
-    pipeline: Cow<'a, str>,
-    #[serde(borrow)]
-    stage: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    resource: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    class: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    release: Option<Cow<'a, str>>,
-    #[serde(default, borrow)]
-    instance: Cow<'a, str>,
-    #[serde(default)]
-    delivery: WireDelivery,
-    #[serde(default)]
-    attempts: Vec<WireAttempt<'a>>,
-    #[serde(borrow)]
-    err: WireError<'a>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    parent: Option<Uuid>,
-    #[serde(default)]
-    resubmits: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    trace: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    part: Option<WirePart>,
-    #[serde(default, borrow)]
-    fingerprint: Cow<'a, str>,
-    #[serde(default)]
-    grouped: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    derived: Option<Cow<'a, str>>,
-    // written for readers that want no payloads; the records say the same, and more
-    #[serde(skip_deserializing)]
-    lineage: Vec<WireLineage<'a>>,
-    #[serde(borrow)]
-    uow: WireUow<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireError<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    #[serde(default, borrow)]
-    stack: Cow<'a, str>,
-}
-
-#[derive(Serialize, Deserialize, Default)]
-struct WireDelivery {
-    kind: DeliveryKind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    run: Option<Uuid>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    fault: Option<Uuid>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    attempt: Option<u32>,
-    #[serde(default, skip_serializing_if = "PartPath::is_whole")]
-    part: PartPath,
-}
-
-#[derive(Serialize, Deserialize, Default, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-enum DeliveryKind {
-    #[default]
-    Live,
-    Replay,
-    Resubmit,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireAttempt<'a> {
-    at: i64,
-    #[serde(borrow)]
-    class: Cow<'a, str>,
-    #[serde(default)]
-    duration_nanos: u128,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WirePart {
-    of: Uuid,
-    first: u32,
-    total: u32,
-}
-
-#[derive(Serialize, Deserialize, Default)]
-struct WireLineage<'a> {
-    stream: Cow<'a, str>,
-    shard: Cow<'a, str>,
-    position: Cow<'a, str>,
-    arrival: i64,
-    #[serde(default, skip_serializing_if = "PartPath::is_whole")]
-    part: PartPath,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireUow<'a> {
-    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    record: Option<WireRecord<'a>>,
-    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    batch: Option<Vec<WireItem<'a>>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireItem<'a> {
-    #[serde(borrow)]
-    record: WireRecord<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireRecord<'a> {
-    #[serde(borrow)]
-    stream: Cow<'a, str>,
-    #[serde(borrow)]
-    shard: Cow<'a, str>,
-    #[serde(borrow)]
-    position: Cow<'a, str>,
-    #[serde(default)]
-    arrival: i64,
-    #[serde(default, skip_serializing_if = "PartPath::is_whole")]
-    part: PartPath,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    delivery: Option<WireDelivery>,
-    #[serde(default = "one")]
-    deliveries: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    key: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    key_encoding: Option<Encoding>,
-    #[serde(default)]
-    headers: Vec<WireHeader<'a>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    claim: Option<WireClaim<'a>>,
-    encoding: Encoding,
-    #[serde(borrow)]
-    payload: Cow<'a, str>,
-}
-
-const fn one() -> u32 {
-    1
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireHeader<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(default)]
-    encoding: Encoding,
-    #[serde(borrow)]
-    value: Cow<'a, str>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireClaim<'a> {
-    #[serde(borrow)]
-    uri: Cow<'a, str>,
-    #[serde(default)]
-    size: u64,
-}
-
-#[derive(Serialize, Deserialize, Default, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Encoding {
-    #[default]
-    Utf8,
-    Base64,
-}
-
-fn encode(bytes: &[u8]) -> (Encoding, Cow<'_, str>) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (Encoding::Utf8, Cow::Borrowed(text)),
-        Err(_) => (Encoding::Base64, Cow::Owned(STANDARD.encode(bytes))),
-    }
-}
-
-fn decode(
-    encoding: Encoding,
-    text: Cow<'_, str>,
-    field: &'static str,
-) -> Result<Bytes, FaultParseError> {
-    match encoding {
-        Encoding::Utf8 => Ok(text.into_owned().into()),
-        Encoding::Base64 => match STANDARD.decode(&*text) {
-            Ok(bytes) => Ok(bytes.into()),
-            Err(_) => Err(FaultParseError::Invalid { field }),
-        },
-    }
-}
-
-/// An empty list, which we do not write, is the same as none.
-fn normal(part: &PartPath) -> PartPath {
-    PartPath::new(part.indices())
-}
-
 fn class(text: &str) -> Result<Class, FaultParseError> {
     use serde::de::value::{Error, StrDeserializer};
     Class::deserialize(StrDeserializer::<Error>::new(text))
         .map_err(|_| FaultParseError::Invalid { field: "class" })
-}
-
-impl WireDelivery {
-    fn of(delivery: &Delivery) -> Self {
-        match delivery {
-            Delivery::Live => Self::default(),
-            Delivery::Replay { run } => {
-                Self { kind: DeliveryKind::Replay, run: Some(*run), ..Self::default() }
-            }
-            Delivery::Resubmit { fault, attempt, part } => Self {
-                kind: DeliveryKind::Resubmit,
-                fault: Some(*fault),
-                attempt: Some(*attempt),
-                part: part.clone(),
-                run: None,
-            },
-        }
-    }
-
-    fn read(self) -> Result<Delivery, FaultParseError> {
-        match self.kind {
-            DeliveryKind::Live => Ok(Delivery::Live),
-            DeliveryKind::Replay => {
-                let run = self.run.ok_or(FaultParseError::Missing { field: "run" })?;
-                Ok(Delivery::Replay { run })
-            }
-            DeliveryKind::Resubmit => {
-                let fault = self.fault.ok_or(FaultParseError::Missing { field: "fault" })?;
-                let attempt = self.attempt.ok_or(FaultParseError::Missing { field: "attempt" })?;
-                Ok(Delivery::Resubmit { fault, attempt, part: normal(&self.part) })
-            }
-        }
-    }
-}
-
-impl<'a> WireRecord<'a> {
-    fn of(fault: &'a FaultRecord, delivery: &Delivery) -> Self {
-        let record = &fault.record;
-        let key = record.key().map(|key| encode(key));
-        let (encoding, payload) = encode(record.payload());
-        Self {
-            stream: record.stream().into(),
-            shard: record.shard().as_str().into(),
-            position: record.position().to_string().into(),
-            arrival: record.arrival().as_micros(),
-            part: fault.part.clone(),
-            // that of the event, unless a unit was put together from several
-            delivery: (record.delivery() != delivery).then(|| WireDelivery::of(record.delivery())),
-            deliveries: record.deliveries(),
-            key_encoding: key.as_ref().map(|(encoding, _)| *encoding),
-            key: key.map(|(_, key)| key),
-            headers: (record.headers().iter())
-                .map(|(name, value)| {
-                    let (encoding, value) = encode(value);
-                    WireHeader { name: name.into(), encoding, value }
-                })
-                .collect(),
-            claim: (fault.claim.as_ref())
-                .map(|claim| WireClaim { uri: (&*claim.uri).into(), size: claim.size }),
-            encoding,
-            payload,
-        }
-    }
-
-    fn read(self, delivery: &Delivery) -> Result<FaultRecord, FaultParseError> {
-        let position =
-            self.position.parse().map_err(|_| FaultParseError::Invalid { field: "position" })?;
-        let mut headers = Headers::new();
-        for header in self.headers {
-            let value = decode(header.encoding, header.value, "headers")?;
-            headers.push(header.name.into_owned(), value);
-        }
-        let delivery = match self.delivery {
-            Some(own) => own.read()?,
-            None => delivery.clone(),
-        };
-        let payload = decode(self.encoding, self.payload, "payload")?;
-        let shard = ShardId::from(self.shard.into_owned());
-        let mut record = Record::new(self.stream, shard, position, payload)
-            .with_headers(headers)
-            .with_arrival(Timestamp::from_micros(self.arrival))
-            .with_delivery(delivery)
-            .with_deliveries(self.deliveries);
-        if let Some(key) = self.key {
-            record = record.with_key(decode(self.key_encoding.unwrap_or_default(), key, "key")?);
-        }
-        let claim =
-            self.claim.map(|claim| ClaimCheck { uri: claim.uri.into_owned(), size: claim.size });
-        Ok(FaultRecord { record, part: normal(&self.part), claim })
-    }
 }
 
 impl FaultEvent {
@@ -558,8 +249,10 @@ impl FaultEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Position;
+    use crate::fault::FaultRecord;
+    use crate::record::{Delivery, PartPath, Position, Record};
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![

@@ -7,7 +7,6 @@
 //! Not counted, so never to be asked about: units of a circuit that is open with `Siphon`, skipped ones,
 //! `on_exhausted: Fault`, and resubmissions.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::window::Window;
 use crate::config::ConfigError;
 
 /// How many faults pass after a cool-down before the guard judges anew.
@@ -183,63 +183,6 @@ enum Phase {
     Probing { left: u32 },
 }
 
-/// The last decided units: for each fault how many good ones came before it, and those since.
-#[derive(Default)]
-struct Window {
-    before: VecDeque<u64>,
-    since: u64,
-    total: u64,
-}
-
-impl Window {
-    fn good(&mut self, count: u64, size: u32) {
-        self.since = self.since.saturating_add(count);
-        self.total = self.total.saturating_add(count);
-        self.trim(size);
-    }
-
-    fn fault(&mut self, size: u32) {
-        self.before.push_back(std::mem::take(&mut self.since));
-        self.total = self.total.saturating_add(1);
-        self.trim(size);
-    }
-
-    /// Forgets the oldest units above `size`.
-    fn trim(&mut self, size: u32) {
-        let mut excess = self.total.saturating_sub(u64::from(size));
-        self.total -= excess;
-        while excess > 0 {
-            match self.before.front_mut() {
-                Some(good) if *good >= excess => {
-                    *good -= excess;
-                    return;
-                }
-                Some(good) => {
-                    excess -= *good + 1;
-                    self.before.pop_front();
-                }
-                None => {
-                    self.since -= excess;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// The share of faults if one more came, which at a full window pushes the oldest unit out.
-    fn ratio_with_one_more(&self, size: u32) -> f64 {
-        let full = self.total >= u64::from(size);
-        let leaves = full && self.before.front() == Some(&0);
-        let faults = self.before.len() + 1 - usize::from(leaves);
-        let total = if full { self.total } else { self.total + 1 };
-        faults as f64 / total.max(1) as f64
-    }
-}
-
 impl Floodgate {
     /// A gate for this pipeline of this processor, with nothing decided yet.
     pub fn new(
@@ -293,7 +236,7 @@ impl Floodgate {
             }
             phase => {
                 let probed = matches!(phase, Phase::Probing { .. });
-                let enough = probed || inner.window.total + 1 >= u64::from(guard.min);
+                let enough = probed || inner.window.total() + 1 >= u64::from(guard.min);
                 if enough && inner.window.ratio_with_one_more(guard.window) > limit {
                     inner.phase = Phase::Tripped { until: now + inner.cool_down };
                     self.report("tripped", inner, limit);
@@ -364,8 +307,8 @@ impl Floodgate {
             processor = %self.processor,
             pipeline = %self.pipeline,
             state,
-            faults = inner.window.before.len(),
-            decided = inner.window.total,
+            faults = inner.window.faults(),
+            decided = inner.window.total(),
             limit,
             cool_down_seconds = inner.cool_down.as_secs_f64(),
             "the flood guard has tripped: what would be faulted is returned to the stream"
@@ -385,7 +328,6 @@ impl fmt::Debug for Floodgate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use tokio::time::advance;
 
     fn gate(guard: FloodGuard) -> Floodgate {
@@ -472,38 +414,6 @@ mod tests {
         ] {
             let error = guard.check("pipeline `q`").expect_err("an error");
             assert_eq!(error.field(), format!("pipeline `q`: flood guard: {field}"));
-        }
-    }
-
-    proptest! {
-        /// The window against the plain list of decided units that it stands for.
-        #[test]
-        fn the_window_is_exact(
-            steps in proptest::collection::vec(proptest::option::of(0u64..20), 0..100), size in 1u32..30,
-        ) {
-            let (mut window, mut list) = (Window::default(), VecDeque::new());
-            for step in steps {
-                let mut next: Vec<bool> = list.iter().copied().chain([true]).collect();
-                next.drain(..next.len().saturating_sub(size as usize));
-                let share = next.iter().filter(|fault| **fault).count() as f64 / next.len() as f64;
-                prop_assert_eq!(window.ratio_with_one_more(size), share);
-                match step {
-                    Some(good) => {
-                        window.good(good, size);
-                        list.extend(std::iter::repeat_n(false, good as usize));
-                    }
-                    None => {
-                        window.fault(size);
-                        list.push_back(true);
-                    }
-                }
-                while list.len() > size as usize {
-                    list.pop_front();
-                }
-                prop_assert_eq!(window.total as usize, list.len());
-                prop_assert_eq!(window.before.len(), list.iter().filter(|fault| **fault).count());
-                prop_assert_eq!(window.before.iter().sum::<u64>() + window.since + window.before.len() as u64, window.total);
-            }
         }
     }
 }

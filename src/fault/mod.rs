@@ -18,6 +18,8 @@ mod flood;
 mod id;
 mod ladder;
 mod scrub;
+mod window;
+mod wire;
 
 pub use self::cap::TEXT_CAP;
 pub use self::codec::{FaultParseError, SCHEMA};
@@ -29,3 +31,19 @@ pub use self::flood::{FloodGuard, FloodState, Floodgate, Verdict};
 pub use self::id::{NAMESPACE, fault_id, part_id};
 pub use self::ladder::{Fit, Hold, Oversize, OversizeAction, Rung, fit, reduce};
 pub use self::scrub::{NoScrub, Scrub, Scrubber};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shared_can_be() {
+        fn shared<T: Send + Sync + 'static>() {}
+        shared::<FaultEvent>();
+        shared::<Floodgate>();
+        shared::<Rung>();
+        shared::<Fit>();
+        shared::<Box<dyn Scrubber>>();
+        shared::<Box<dyn Oversize>>();
+    }
+}

@@ -214,6 +214,9 @@ impl Pass<'_> {
         let start = self.run_end(after, |b| b == b' ' || b == b'\t');
         let (start, end) = match self.quote(start) {
             Some((slashes, inside)) => (inside, self.closing(inside, slashes)),
+            // the members of an object have names of their own
+            None if self.bytes.get(start) == Some(&b'{') => return name_end,
+            None if self.bytes.get(start) == Some(&b'[') => (start, self.bracket_end(start)),
             None => match reach {
                 Reach::Word => (start, self.run_end(start, |b| !ends_value(b))),
                 Reach::Line => (start, self.run_end(start, |b| b != b'\n' && b != b'\r')),
@@ -229,6 +232,21 @@ impl Pass<'_> {
         self.out.push_str(between);
         self.out.push_str(MASK);
         end
+    }
+
+    /// Behind the bracket that closes the one at `from`; the end of the text if none does, since what
+    /// follows may be more of the list.
+    fn bracket_end(&self, from: usize) -> usize {
+        let mut depth = 0_usize;
+        for at in from..self.bytes.len() {
+            match self.bytes[at] {
+                b'[' => depth += 1,
+                b']' if depth == 1 => return at + 1,
+                b']' => depth -= 1,
+                _ => {}
+            }
+        }
+        self.bytes.len()
     }
 
     /// A quote at `at`, maybe escaped (JSON in a string): its character and backslashes, and where
@@ -358,6 +376,12 @@ mod tests {
             ("key id AKIAIOSFODNN7EXAMPLE.", "key id ***."),
             ("AWS_SECRET_ACCESS_KEY=wJalr/XUt+nFEMI rest", "AWS_SECRET_ACCESS_KEY=*** rest"),
             (r#"{\"password\": \"a \\\" b\", \"n\": 1}"#, r#"{\"password\": \"***\", \"n\": 1}"#),
+            (
+                r#"{"tokens":[["a"],
+                ["b"]],"n":1}"#,
+                r#"{"tokens":***,"n":1}"#,
+            ),
+            (r#"{"credentials":{"pass":"b"}}"#, r#"{"credentials":{"pass":"***"}}"#),
             ("password = 'a b', user=c", "password = '***', user=c"),
             ("Password: hunter2; x", "Password: ***; x"),
             ("db_password=\"open\nnext", "db_password=\"***\nnext"),
@@ -416,7 +440,7 @@ mod tests {
             parts in proptest::collection::vec(
                 prop_oneof![
                     "\\PC{0,4}",
-                    "://|@|/|:|=|\"|'|\\\\|\n| |,|;|\\[|#|eyJ|\\.|-",
+                    "://|@|/|:|=|\"|'|\\\\|\n| |,|;|\\[|\\]|\\{|#|eyJ|\\.|-",
                     "key|password|bearer|basic|token|authorization|a1|AKIAIOSFODNN7EXAMPLE|ghp_0123456789abcdefgh",
                     "-----BEGIN PRIVATE KEY-----|-----END |ü",
                 ],
