@@ -1,86 +1,49 @@
-//! The fault event: a unit of work that could not be processed, with all that is needed to send it again.
+//! The fault event: a unit of work that could not be processed, with all that is needed to send it
+//! again. (The *stream circuit breaker* pattern: set the bad event aside, let the good ones pass.)
+//!
+//! One decision shaped this module: a fault event is a plain value with one exact JSON form, and
+//! everything about it is a pure function. Its id, its fingerprint and what becomes of it when it is
+//! too large depend on nothing but the unit, so that the same unit faulted twice, in two lives of a
+//! process, is one fault. Only the publisher, which stores faults, does anything.
+//!
+//! What is built when a unit is refused: [`FaultEvent::new`], its public fields,
+//! [`FaultEvent::finish`] (scrub, fingerprint, cap), in this order. What the publisher does with it:
+//! [`Floodgate::judge`] before it is taken, [`fit`] before it is sent.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod cap;
+mod codec;
+mod event;
+mod fingerprint;
+mod flood;
+mod id;
+mod ladder;
+mod scrub;
+mod window;
+mod wire;
 
-use uuid::Uuid;
+pub use self::cap::TEXT_CAP;
+pub use self::codec::{FaultParseError, SCHEMA};
+pub use self::event::{
+    Attempt, ClaimCheck, FaultError, FaultEvent, FaultPart, FaultRecord, fault_depth,
+};
+pub use self::fingerprint::fingerprint;
+pub use self::flood::{FloodGuard, FloodState, Floodgate, Verdict};
+pub use self::id::{NAMESPACE, fault_id, part_id};
+pub use self::ladder::{Fit, Hold, Oversize, OversizeAction, Rung, fit, reduce};
+pub use self::scrub::{NoScrub, Scrub, Scrubber};
 
-use crate::error::Class;
-use crate::record::{PartPath, Record, Timestamp};
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A unit of work that could not be processed.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct FaultEvent {
-    /// Deterministic: the same unit faulted twice is one fault.
-    pub id: Uuid,
-    /// When it faulted.
-    pub timestamp: Timestamp,
-    /// The processor.
-    pub processor: String,
-    /// The pipeline that refused it.
-    pub pipeline: String,
-    /// The stage that refused it.
-    pub stage: String,
-    /// The resource that the stage calls.
-    pub resource: Option<String>,
-    /// Why.
-    pub class: Class,
-    /// The release of the component.
-    pub release: Option<String>,
-    /// The instance of the component.
-    pub instance: String,
-    /// The error.
-    pub err: FaultError,
-    /// What was tried.
-    pub attempts: Vec<Attempt>,
-    /// The unit's records, in order.
-    pub records: Vec<FaultRecord>,
-    /// Whether the unit is a group.
-    pub grouped: bool,
-    /// The value the stage got, as JSON, where it could be had.
-    pub derived: Option<String>,
-    /// The fault that was resubmitted, where this is a failure of a resubmission.
-    pub parent: Option<Uuid>,
-    /// How often the unit has been resubmitted.
-    pub resubmits: u32,
-    /// The `traceparent` of the unit's first record.
-    pub trace: Option<String>,
-    /// 0 for an event's fault, 1 for a fault about a fault.
-    pub depth: u8,
-    /// Free labels.
-    pub tags: BTreeMap<String, String>,
-    /// What faults of one kind share.
-    pub fingerprint: String,
-}
-
-/// The error in a fault event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FaultError {
-    /// Its type.
-    pub name: String,
-    /// Its text.
-    pub message: String,
-    /// Its sources and where it was made.
-    pub stack: String,
-}
-
-/// One attempt at a unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    /// When it began.
-    pub at: Timestamp,
-    /// How it ended.
-    pub class: Class,
-    /// How long it took.
-    pub duration: Duration,
-}
-
-/// A record of a faulted unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FaultRecord {
-    /// The whole record.
-    pub record: Record,
-    /// Which part of it faulted.
-    pub part: PartPath,
+    #[test]
+    fn what_is_shared_can_be() {
+        fn shared<T: Send + Sync + 'static>() {}
+        shared::<FaultEvent>();
+        shared::<Floodgate>();
+        shared::<Rung>();
+        shared::<Fit>();
+        shared::<Box<dyn Scrubber>>();
+        shared::<Box<dyn Oversize>>();
+    }
 }
