@@ -1,0 +1,174 @@
+//! The fault list of a shard: what has been refused, and is not yet stored.
+//!
+//! Handing a fault over never waits. Its records count as in flight until the fault sink has confirmed the
+//! event, so a dead fault sink is back-pressure, not loss.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Attempt, Verdict, fault_depth};
+use crate::error::{Class, StepError};
+use crate::record::{Delivery, Timestamp};
+use crate::settle::{Fate, Flag, LaneState, StageInfo};
+use crate::unit::{Held, Lineage};
+
+/// A fault about a fault about a fault is returned instead: somebody reads his own faults.
+const DEEPEST: u8 = 2;
+
+/// Why a unit is refused.
+pub(crate) struct Refusal {
+    pub(crate) error: StepError,
+    pub(crate) attempts: Vec<Attempt>,
+    /// Whether the flood guard counts it.
+    pub(crate) counts: bool,
+}
+
+impl Refusal {
+    pub(crate) fn new(error: StepError) -> Self {
+        Self { error, attempts: Vec::new(), counts: true }
+    }
+}
+
+/// A refused unit on its way to the fault sink.
+pub(crate) struct Draft {
+    pub(crate) stage: StageInfo,
+    pub(crate) held: Held,
+    pub(crate) error: StepError,
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) at: Timestamp,
+}
+
+/// The refused units of one shard.
+#[derive(Default)]
+pub(crate) struct FaultList {
+    queue: Mutex<Queue>,
+    more: Notify,
+    unconfirmed: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    drafts: VecDeque<Draft>,
+    closed: bool,
+    /// Since when there has been something unconfirmed.
+    since: Option<Instant>,
+}
+
+impl FaultList {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn push(&self, draft: Draft) {
+        let mut queue = self.queue();
+        queue.drafts.push_back(draft);
+        self.unconfirmed.fetch_add(1, Ordering::AcqRel);
+        queue.since.get_or_insert_with(Instant::now);
+        drop(queue);
+        self.more.notify_one();
+    }
+
+    /// There will be no more: the publisher ends when all is stored.
+    pub(crate) fn close(&self) {
+        self.queue().closed = true;
+        self.more.notify_one();
+    }
+
+    /// Takes up to `most` drafts; waits for one unless `now`. `None` when closed and empty.
+    ///
+    /// Cancel-safe.
+    pub(crate) async fn take(&self, most: usize, now: bool) -> Option<Vec<Draft>> {
+        loop {
+            let more = self.more.notified();
+            {
+                let mut queue = self.queue();
+                if !queue.drafts.is_empty() {
+                    let count = queue.drafts.len().min(most);
+                    return Some(queue.drafts.drain(..count).collect());
+                }
+                if queue.closed {
+                    return None;
+                }
+                if now {
+                    return Some(Vec::new());
+                }
+            }
+            more.await;
+        }
+    }
+
+    /// A fault was stored: its records are settled.
+    pub(crate) fn confirm(&self, held: Held) {
+        held.confirm();
+        if self.unconfirmed.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let mut queue = self.queue();
+            if queue.drafts.is_empty() {
+                queue.since = None;
+            }
+        }
+    }
+
+    /// Faults that are not yet stored.
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.unconfirmed.load(Ordering::Acquire)
+    }
+
+    /// Since when there has been a fault that is not stored.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        if self.unconfirmed() == 0 { None } else { self.queue().since }
+    }
+}
+
+/// Hands a refused unit to its shard's fault list, or returns it where it must not be faulted.
+pub(crate) fn hand_over(
+    lane: &Arc<LaneState>,
+    stage: Option<u16>,
+    lineage: Lineage,
+    refusal: Refusal,
+) {
+    if lane.has(Flag::LOST) {
+        // the shard is someone else's by now, and so is the fault
+        return lineage.decide(Fate::Returned);
+    }
+    let Refusal { error, attempts, counts } = refusal;
+    let stage = match stage {
+        Some(id) => lane.pipeline.stage(id),
+        None => StageInfo { name: "input".to_owned(), resource: None },
+    };
+    if lineage.records().any(|record| fault_depth(record) >= DEEPEST) {
+        tracing::error!(
+            target: "streambreaker::fault",
+            pipeline = %lane.pipeline.name,
+            shard = %lane.shard,
+            stage = %stage.name,
+            "a fault about a fault about a fault: the unit is returned instead; does this processor read \
+             its own faults?",
+        );
+        return lineage.decide(Fate::Returned);
+    }
+    let resubmitted = lineage
+        .records()
+        .next()
+        .is_some_and(|record| matches!(record.delivery(), Delivery::Resubmit { .. }));
+    let counts = counts && !resubmitted && error.class() != Class::Skipped;
+    if counts && lane.pipeline.flood.judge(Instant::now()) == Verdict::Return {
+        metrics::counter!(
+            "streambreaker_flood_returned_total",
+            "pipeline" => lane.pipeline.name.clone()
+        )
+        .increment(1);
+        return lineage.decide(Fate::Returned);
+    }
+    let held = lineage.hold();
+    lane.faults.push(Draft { stage, held, error, attempts, at: lane.clock.now() });
+}
+
+/// User code dropped a unit undecided for the second time.
+pub(crate) fn dropped_twice(lane: &Arc<LaneState>, lineage: Lineage) {
+    let error = StepError::new(Class::Dropped, "user code dropped the unit undecided, twice");
+    hand_over(lane, None, lineage, Refusal::new(error.with_name("Dropped")));
+}
