@@ -10,90 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, OnOpen};
-
-/// Whether calls go through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakerState {
-    /// All do.
-    Closed,
-    /// A few probes do.
-    HalfOpen,
-    /// None does.
-    Open,
-}
-
-impl BreakerState {
-    /// Its name in logs and metrics: `closed`, `half_open`, `open`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
-
-    /// What the gauge `streambreaker_breaker_state` shows.
-    pub(super) const fn code(self) -> u64 {
-        match self {
-            Self::Closed => 0,
-            Self::HalfOpen => 1,
-            Self::Open => 2,
-        }
-    }
-
-    const fn of(word: u64) -> Self {
-        match word & 3 {
-            0 => Self::Closed,
-            1 => Self::HalfOpen,
-            _ => Self::Open,
-        }
-    }
-}
-
-impl fmt::Display for BreakerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Who decides on the state of a breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakerControl {
-    /// The results of the calls.
-    Auto,
-    /// An operator: it stays open, without probes.
-    HeldOpen,
-    /// An operator: it stays closed, whatever the results.
-    HeldClosed,
-}
-
-/// A breaker at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct BreakerStatus {
-    /// Whether calls go through.
-    pub state: BreakerState,
-    /// Who decides on that.
-    pub control: BreakerControl,
-    /// What becomes of units while it is open.
-    pub on_open: OnOpen,
-    /// Calls that count in the window; while half-open the probes that are out or were good.
-    pub calls: u64,
-    /// Those of them that failed.
-    pub failures: u64,
-    /// How often it has opened, in the life of this process.
-    pub opened: u64,
-    /// Seconds until it lets probes through, where that is known.
-    pub probes_in_seconds: Option<f64>,
-}
+use super::pass::{Pass, ProbeEnd};
+use super::state::{BreakerControl, BreakerState, BreakerStatus};
 
 /// The circuit did not let a call through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +137,7 @@ impl Circuit {
     pub(crate) fn admit(&self, now: Instant) -> Result<Pass<'_>, Refused> {
         let word = self.word.load(Ordering::Acquire);
         if BreakerState::of(word) == BreakerState::Closed {
-            return Ok(Pass { circuit: Some(self), word, probe: false });
+            return Ok(Pass::new(self, word, false));
         }
         self.admit_slow(now)
     }
@@ -237,7 +160,7 @@ impl Circuit {
         let word = self.word.load(Ordering::Relaxed);
         drop(inner);
         self.announce(became);
-        admitted.map(|probe| Pass { circuit: Some(self), word, probe })
+        admitted.map(|probe| Pass::new(self, word, probe))
     }
 
     /// Holds it open, without probes, until [`auto`](Circuit::auto) or [`close`](Circuit::close).
@@ -296,7 +219,7 @@ impl Circuit {
     }
 
     #[inline]
-    fn good(&self, word: u64, now: Instant) {
+    pub(super) fn good(&self, word: u64, now: Instant) {
         let tick = self.tick(now);
         let slot = &self.goods[tick as usize % SLOTS];
         let tag = tag(word, tick);
@@ -314,7 +237,7 @@ impl Circuit {
 
     /// A result that cannot be booked by a compare-and-swap alone.
     #[cold]
-    fn result(&self, word: u64, now: Instant, good: bool) {
+    pub(super) fn result(&self, word: u64, now: Instant, good: bool) {
         let mut inner = self.lock();
         if self.word.load(Ordering::Relaxed) != word {
             return;
@@ -372,7 +295,7 @@ impl Circuit {
     }
 
     #[cold]
-    fn probe_ended(&self, word: u64, end: ProbeEnd) {
+    pub(super) fn probe_ended(&self, word: u64, end: ProbeEnd) {
         let mut inner = self.lock();
         if self.word.load(Ordering::Relaxed) != word {
             return;
@@ -500,72 +423,6 @@ const fn tag(word: u64, tick: u64) -> u64 {
 /// A tag that no result ever has at this place: its time belongs to the next slot.
 const fn vacant(index: usize) -> u64 {
     tag(0, index as u64 + 1)
-}
-
-#[derive(Clone, Copy)]
-enum ProbeEnd {
-    Good,
-    Bad(Instant),
-    Ignored,
-}
-
-/// The right to make one call, and the duty to say how it ended. Dropped without a word it counts as
-/// ignored, and a probe gives its place back (rule B2).
-#[must_use = "a call that says nothing of its end does not count"]
-#[derive(Debug)]
-pub(crate) struct Pass<'a> {
-    circuit: Option<&'a Circuit>,
-    word: u64,
-    probe: bool,
-}
-
-impl<'a> Pass<'a> {
-    /// The pass of a resource without a breaker.
-    #[inline]
-    pub(super) const fn free() -> Self {
-        Self { circuit: None, word: 0, probe: false }
-    }
-
-    /// The call went well. `now` may be as coarse as the caller's turn.
-    #[inline]
-    pub(crate) fn success(mut self, now: Instant) {
-        let Some(circuit) = self.circuit else { return };
-        if self.end_probe(ProbeEnd::Good) {
-            return;
-        }
-        circuit.good(self.word, now);
-    }
-
-    /// The call failed in a way that speaks of the dependency.
-    pub(crate) fn failure(mut self, now: Instant) {
-        let Some(circuit) = self.circuit else { return };
-        if self.end_probe(ProbeEnd::Bad(now)) {
-            return;
-        }
-        circuit.result(self.word, now, false);
-    }
-
-    /// The call ended in a way that says nothing of the dependency. The same as dropping it.
-    pub(crate) fn ignored(self) {}
-
-    #[inline]
-    fn end_probe(&mut self, end: ProbeEnd) -> bool {
-        if !self.probe {
-            return false;
-        }
-        self.probe = false;
-        if let Some(circuit) = self.circuit {
-            circuit.probe_ended(self.word, end);
-        }
-        true
-    }
-}
-
-impl Drop for Pass<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.end_probe(ProbeEnd::Ignored);
-    }
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@
 //! # Ok::<(), streambreaker::ConfigError>(())
 //! ```
 
-// flow and processor drive most of what follows
-#![cfg_attr(not(test), allow(dead_code))]
+// until flow and processor drive it
+#![allow(dead_code, unused_imports)]
 
 mod account;
 mod breaker;
@@ -31,9 +31,11 @@ mod budget;
 mod builder;
 mod circuit;
 mod classify;
+mod pass;
 mod quota;
 mod rate;
 mod retry;
+mod state;
 mod status;
 
 use std::fmt;
@@ -51,16 +53,16 @@ pub use self::breaker::{Breaker, OnOpen};
 pub(crate) use self::budget::{Budget, GiveUp};
 pub use self::builder::ResourceBuilder;
 use self::builder::Settings;
-pub use self::circuit::{BreakerControl, BreakerState, BreakerStatus};
-pub(crate) use self::circuit::{Circuit, Pass, Refused};
+pub(crate) use self::circuit::{Circuit, Refused};
 use self::classify::Classifier;
 pub use self::classify::io_errors;
+pub(crate) use self::pass::Pass;
 use self::quota::QuotaState;
 pub use self::quota::RetryQuota;
-use self::rate::FAR;
 pub use self::rate::Rate;
 pub(crate) use self::rate::RateState;
 pub use self::retry::{Delays, Retry};
+pub use self::state::{BreakerControl, BreakerState, BreakerStatus};
 pub use self::status::{FailureCounts, PermitStatus, RateStatus, ResourceStatus, WaitCounts};
 use crate::clock::Random;
 use crate::error::{Class, StepError};
@@ -239,102 +241,10 @@ impl Resource {
         }
     }
 
-    /// How long to back off before the next attempt, after `made` of them; a retry that is granted is
-    /// taken from the quota and counted.
-    ///
-    /// `started` is when the first attempt began. Where there is neither a deadline nor a wall-clock
-    /// budget, `max_wait` bounds how long a throttle is waited for.
-    ///
-    /// # Errors
-    /// Why there is none; counted as exhausted where `on_exhausted` is to decide.
-    pub(crate) fn next_retry(
-        &self,
-        made: u32,
-        started: Instant,
-        now: Instant,
-        error: &StepError,
-        deadline: Option<Instant>,
-    ) -> Result<Duration, GiveUp> {
-        let next = self.plan_retry(made, started, now, error, deadline);
-        match next {
-            Ok(_) => {
-                self.0.account.add(Count::Retry);
-            }
-            Err(why) => {
-                if why == GiveUp::Quota {
-                    self.0.account.add(Count::QuotaRefused);
-                }
-                if why.is_exhausted() {
-                    self.0.account.add(Count::Exhausted);
-                }
-            }
-        }
-        next
-    }
-
-    fn plan_retry(
-        &self,
-        made: u32,
-        started: Instant,
-        now: Instant,
-        error: &StepError,
-        deadline: Option<Instant>,
-    ) -> Result<Duration, GiveUp> {
-        if !error.class().is_retryable() {
-            return Err(GiveUp::NotRetryable);
-        }
-        let retry = self.retry();
-        let backoff = retry.delay(made, &self.0.random).ok_or(GiveUp::Attempts)?;
-        let asked = match error.class() {
-            Class::Throttled => error.after().unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        let delay = backoff.max(asked).min(FAR);
-        let spent = now.saturating_duration_since(started);
-        match (deadline, retry.budget()) {
-            (_, Some(budget)) if spent.saturating_add(delay) > budget => {
-                return Err(GiveUp::Elapsed);
-            }
-            (None, None) if asked > self.max_wait() => return Err(GiveUp::Throttle),
-            _ => {}
-        }
-        if deadline.is_some_and(|deadline| now + delay + self.timeout() > deadline) {
-            return Err(GiveUp::Deadline);
-        }
-        if self.0.quota.try_spend(now) { Ok(delay) } else { Err(GiveUp::Quota) }
-    }
-
     /// Counts what only the driver sees: waits.
     #[inline]
     pub(crate) fn count(&self, count: Count) {
         self.0.account.add(count);
-    }
-
-    /// Attempts × timeout + backoffs, less where the wall-clock budget ends the retries sooner.
-    pub(crate) fn worst_case(&self) -> Duration {
-        self.budget(0).total
-    }
-
-    /// The worst case of one unit, where `waiters` units at most queue for the rate together.
-    pub(crate) fn budget(&self, waiters: usize) -> Budget {
-        let settings = &self.0.settings;
-        let attempts = settings.retry.attempts();
-        let calls = settings.timeout.saturating_mul(attempts);
-        let backoffs = settings.retry.worst_case();
-        let mut tries = calls.saturating_add(backoffs);
-        if let Some(elapsed) = settings.retry.budget() {
-            tries = tries.min(elapsed.saturating_add(settings.timeout));
-        }
-        let queued = waiters.min(settings.concurrency.unwrap_or(usize::MAX));
-        let rate = settings.rate.map_or(Duration::ZERO, |rate| rate.queue(queued));
-        Budget {
-            attempts,
-            timeout: settings.timeout,
-            calls,
-            backoffs,
-            rate,
-            total: tries.saturating_add(rate),
-        }
     }
 
     /// Tells metrics what came since the last time; to be called on the commit tick.

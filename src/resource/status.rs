@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::circuit::BreakerStatus;
+use super::state::BreakerStatus;
 
 /// A resource at one moment. Counts are those of this process, since the resource was built.
 #[derive(Clone, Debug, PartialEq, Serialize)]
