@@ -1,0 +1,333 @@
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU32;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn circuit(settings: Breaker, now: Instant) -> Circuit {
+    Circuit::new(Arc::from("db"), settings.on_open(OnOpen::Fault), now)
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn fail(circuit: &Circuit, n: u32, now: Instant) {
+    for _ in 0..n {
+        circuit.admit(now).expect("admitted").failure(now);
+    }
+}
+
+/// The rules as they read, without atomics: every result is kept with its time.
+struct Model {
+    settings: Breaker,
+    state: BreakerState,
+    generation: u32,
+    results: Vec<(u64, bool)>,
+    out: u32,
+    good: u32,
+    probes_at: u64,
+}
+
+impl Model {
+    fn admit(&mut self, at: u64) -> Option<(u32, bool)> {
+        if self.state == BreakerState::Open && at >= self.probes_at {
+            self.turn(BreakerState::HalfOpen);
+        }
+        match self.state {
+            BreakerState::Closed => Some((self.generation, false)),
+            BreakerState::HalfOpen if self.out + self.good < self.settings.half_open => {
+                self.out += 1;
+                Some((self.generation, true))
+            }
+            _ => None,
+        }
+    }
+
+    fn end(&mut self, (generation, probe): (u32, bool), at: u64, good: Option<bool>) {
+        if generation != self.generation {
+            return;
+        }
+        if probe {
+            self.out -= 1;
+            match good {
+                Some(true) => {
+                    self.good += 1;
+                    if self.good == self.settings.half_open {
+                        self.turn(BreakerState::Closed);
+                    }
+                }
+                Some(false) => self.trip(at),
+                None => {}
+            }
+        } else if let Some(good) = good {
+            self.results.push((at, good));
+            let slot = self.settings.window.as_nanos() as u64 / SLOTS as u64;
+            let in_window = |then: u64| at / slot - then / slot < SLOTS as u64;
+            let seen: Vec<bool> =
+                self.results.iter().filter(|r| in_window(r.0)).map(|r| r.1).collect();
+            let bad = seen.iter().filter(|good| !**good).count();
+            let enough = seen.len() >= self.settings.min_calls as usize;
+            if bad > 0 && enough && bad as f64 / seen.len() as f64 >= self.settings.ratio {
+                self.trip(at);
+            }
+        }
+    }
+
+    fn trip(&mut self, at: u64) {
+        self.probes_at = at + self.settings.cool_down.as_nanos() as u64;
+        self.turn(BreakerState::Open);
+    }
+
+    fn turn(&mut self, to: BreakerState) {
+        (self.state, self.out, self.good) = (to, 0, 0);
+        self.generation += 1;
+        self.results.clear();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn b1_b2_b3_it_does_what_the_naive_model_does(
+        ratio in prop_oneof![Just(0.07), Just(0.5), Just(1.0), 0.01f64..1.0],
+        min_calls in 1u32..12, half_open in 1u32..5, window_ms in 16u64..2_000,
+        cool_ms in 1u64..1_500, bias in 0u8..10,
+        steps in proptest::collection::vec((0u8..20, any::<u8>(), any::<u16>()), 1..300),
+    ) {
+        let settings = Breaker::failure_ratio(ratio)
+            .min_calls(min_calls)
+            .half_open(half_open)
+            .window(Duration::from_millis(window_ms))
+            .cool_down(Duration::from_millis(cool_ms));
+        let start = Instant::now();
+        let real = circuit(settings, start);
+        let mut model = Model {
+            settings, state: BreakerState::Closed, generation: 0, results: Vec::new(),
+            out: 0, good: 0, probes_at: 0,
+        };
+        let mut at = 0u64;
+        let mut running = VecDeque::new();
+        for (what, dice, pause) in steps {
+            match what {
+                0..=8 => {
+                    let now = start + Duration::from_nanos(at);
+                    let (ours, theirs) = (real.admit(now).ok(), model.admit(at));
+                    prop_assert_eq!(ours.as_ref().map(|p| p.probe), theirs.map(|t| t.1));
+                    running.extend(ours.zip(theirs));
+                }
+                9..=16 if !running.is_empty() => {
+                    let index = usize::from(dice) % running.len();
+                    let (pass, ticket) = running.remove(index).expect("in range");
+                    let now = start + Duration::from_nanos(at);
+                    let end = match dice % 10 {
+                        0 => None,
+                        n => Some(n > bias),
+                    };
+                    match end {
+                        Some(true) => pass.success(now),
+                        Some(false) => pass.failure(now),
+                        None => drop(pass),
+                    }
+                    model.end(ticket, at, end);
+                }
+                _ => at += u64::from(pause) * 10_000,
+            }
+            prop_assert_eq!(real.state(), model.state);
+            let now = start + Duration::from_nanos(at);
+            let open_for_all = match model.state {
+                BreakerState::Closed => true,
+                BreakerState::HalfOpen => model.out + model.good < half_open,
+                BreakerState::Open => at >= model.probes_at,
+            };
+            prop_assert_eq!(real.gate(now).is_ok(), open_for_all);
+        }
+    }
+}
+
+#[test]
+fn b1_it_opens_on_the_ratio_with_a_minimum_of_calls() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5), start);
+    fail(&breaker, 19, start);
+    assert_eq!(breaker.state(), BreakerState::Closed, "too few calls");
+    breaker.admit(start).expect("closed").success(start);
+    assert_eq!(breaker.state(), BreakerState::Open, "the twentieth call, though good, is enough");
+    let refused = breaker.admit(start + secs(29)).expect_err("open");
+    assert_eq!(refused, Refused { on_open: OnOpen::Fault, until: Some(start + secs(30)) });
+}
+
+#[test]
+fn b1_old_results_leave_the_window() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5), start);
+    fail(&breaker, 19, start);
+    fail(&breaker, 1, start + secs(11));
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    assert_eq!(breaker.status(start + secs(11)).calls, 1);
+    assert_eq!(breaker.status(start + secs(60)).calls, 0);
+}
+
+#[test]
+fn b1_half_open_one_bad_opens_with_a_new_cool_down_and_all_good_close() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5), start);
+    fail(&breaker, 20, start);
+    let later = start + secs(30);
+    let (good, bad) = (breaker.admit(later).expect("a probe"), breaker.admit(later).expect("two"));
+    good.success(later);
+    bad.failure(later + secs(1));
+    assert_eq!(breaker.state(), BreakerState::Open);
+    assert!(breaker.admit(later + secs(30)).is_err(), "the cool-down began anew");
+    let again = later + secs(31);
+    let probes: Vec<_> = (0..3).map(|_| breaker.admit(again).expect("a probe")).collect();
+    assert!(breaker.admit(again).is_err());
+    probes.into_iter().for_each(|probe| probe.success(again));
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    assert_eq!(breaker.status(again).calls, 0, "it begins with a clean window");
+}
+
+#[test]
+fn b2_a_dropped_probe_gives_its_place_back() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5).half_open(1), start);
+    fail(&breaker, 20, start);
+    let later = start + secs(30);
+    for _ in 0..100 {
+        let probe = breaker.admit(later).expect("never stuck");
+        assert!(breaker.admit(later).is_err());
+        drop(probe);
+    }
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _probe = breaker.admit(later).expect("a probe");
+        panic!("in the handler");
+    }));
+    assert!(panicked.is_err());
+    breaker.admit(later).expect("a probe").success(later);
+    assert_eq!(breaker.state(), BreakerState::Closed);
+}
+
+#[test]
+fn b3_results_of_an_earlier_state_do_not_count() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5).half_open(1), start);
+    let late: Vec<_> = (0..100).map(|_| breaker.admit(start).expect("closed")).collect();
+    fail(&breaker, 20, start);
+    let later = start + secs(30);
+    let old_probe = breaker.admit(later).expect("a probe");
+    for pass in late {
+        pass.failure(later);
+    }
+    assert_eq!(breaker.state(), BreakerState::HalfOpen);
+    breaker.close();
+    breaker.auto();
+    old_probe.failure(later);
+    assert_eq!((breaker.state(), breaker.status(later).calls), (BreakerState::Closed, 0));
+}
+
+#[test]
+fn an_operator_overrules_the_results() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5).min_calls(1), start);
+    breaker.close();
+    fail(&breaker, 100, start);
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    breaker.auto();
+    fail(&breaker, 1, start);
+    assert_eq!(breaker.state(), BreakerState::Open, "what was seen meanwhile is judged");
+    breaker.open();
+    let refused = breaker.admit(start + secs(3_600)).expect_err("held open");
+    assert_eq!(refused.until, None);
+    assert_eq!(breaker.status(start).control, BreakerControl::HeldOpen);
+    breaker.auto();
+    assert_eq!(breaker.state(), BreakerState::HalfOpen, "it asks by probes first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_pause_hear_of_every_chance() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(0.5).half_open(1), start);
+    fail(&breaker, 20, start);
+    let later = start + secs(30);
+    let probe = breaker.admit(later).expect("a probe");
+    let changed = breaker.changed();
+    assert_eq!(breaker.gate(later).expect_err("all probes out").until, None);
+    drop(probe);
+    changed.await;
+    assert!(breaker.gate(later).is_ok());
+    let changed = breaker.changed();
+    breaker.admit(later).expect("a probe").success(later);
+    changed.await;
+    assert_eq!(breaker.state(), BreakerState::Closed);
+}
+
+#[test]
+fn b1_half_open_admits_at_most_n_probes_in_all_under_concurrency() {
+    for round in 0..200u64 {
+        let start = Instant::now();
+        let breaker = circuit(Breaker::failure_ratio(0.5).half_open(3), start);
+        fail(&breaker, 20, start);
+        let later = start + secs(30);
+        let (admitted, gate) = (AtomicU32::new(0), std::sync::Barrier::new(8));
+        std::thread::scope(|scope| {
+            for thread in 0..8u64 {
+                let (breaker, admitted, gate) = (&breaker, &admitted, &gate);
+                scope.spawn(move || {
+                    gate.wait();
+                    let mut held = Vec::new();
+                    for turn in 0..50 {
+                        match breaker.admit(later) {
+                            // some probes are cancelled; their places may go to others
+                            Ok(pass) if (thread + turn + round) % 3 == 0 => drop(pass),
+                            Ok(pass) => {
+                                admitted.fetch_add(1, Ordering::SeqCst);
+                                held.push(pass);
+                            }
+                            Err(_) => std::thread::yield_now(),
+                        }
+                    }
+                    gate.wait();
+                    held.into_iter().for_each(Pass::ignored);
+                });
+            }
+        });
+        assert!(admitted.load(Ordering::SeqCst) <= 3, "round {round}");
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        assert!(breaker.admit(later).is_ok(), "all places were given back");
+    }
+}
+
+#[test]
+fn no_good_result_is_lost_between_threads() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(1.0).window(secs(1_000)), start);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for n in 0..10_000 {
+                    // the slots turn while others write to them
+                    let now = start + Duration::from_millis(n * 20);
+                    breaker.admit(now).expect("closed").success(now);
+                }
+            });
+        }
+    });
+    assert_eq!(breaker.status(start + secs(200)).calls, 40_000);
+}
+
+#[test]
+fn extreme_settings_do_not_overflow() {
+    let start = Instant::now();
+    let settings = Breaker::failure_ratio(1.0)
+        .window(Duration::MAX)
+        .cool_down(Duration::MAX)
+        .half_open(u32::MAX)
+        .min_calls(1);
+    let breaker = circuit(settings, start);
+    fail(&breaker, 1, start);
+    assert!(breaker.admit(start + secs(1_000_000)).is_err());
+    breaker.open();
+    breaker.auto();
+    drop(breaker.admit(start).expect("a probe"));
+}

@@ -1,0 +1,210 @@
+//! How many retries all units of a resource may make together.
+//!
+//! A limit of attempts bounds one unit; it does not bound the load on a dependency that is down, which
+//! a limit of 4 multiplies by 4 just when it can bear the least. A quota that successes refill makes
+//! retries a share of the traffic instead. The pattern is that of `tower::retry::budget` ("why budgets
+//! and not max retries?", after Finagle) and of the retry quota in the AWS SDKs' standard mode.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::ConfigError;
+
+/// One retry, in the unit in which tokens are counted: so that one a second is one a nanosecond, and the
+/// floor is paid in without a remainder, however often it is asked for.
+const TOKEN: u64 = 1_000_000_000;
+
+/// A budget of retries, shared by all units of a resource: a bucket of tokens from which each retry
+/// takes one, and into which each success puts a part of one.
+///
+/// ```
+/// use streambreaker::RetryQuota;
+///
+/// // in the long run one retry on ten successes, but three a second in any case
+/// let quota = RetryQuota::ratio(0.1).floor(3);
+/// assert_ne!(quota, RetryQuota::default());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryQuota {
+    /// `None`: no limit.
+    limits: Option<Limits>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Limits {
+    ratio: f64,
+    floor: u32,
+    reserve: u32,
+}
+
+impl Default for RetryQuota {
+    /// `RetryQuota::ratio(0.2)`.
+    fn default() -> Self {
+        Self::ratio(0.2)
+    }
+}
+
+impl RetryQuota {
+    /// Retries may be at most this share of the successes, beside a [floor](RetryQuota::floor) of 10 a
+    /// second and a [reserve](RetryQuota::reserve) of 100. A number above 0, at most 1.
+    pub const fn ratio(ratio: f64) -> Self {
+        Self { limits: Some(Limits { ratio, floor: 10, reserve: 100 }) }
+    }
+
+    /// No limit: a dependency that is down gets every attempt of every unit.
+    pub const fn unlimited() -> Self {
+        Self { limits: None }
+    }
+
+    /// So many retries a second are allowed whatever else happens, so that a lone failure on a quiet
+    /// stream always has its retry. Default 10.
+    #[must_use]
+    pub const fn floor(mut self, per_second: u32) -> Self {
+        if let Some(limits) = &mut self.limits {
+            limits.floor = per_second;
+        }
+        self
+    }
+
+    /// How many retries can be saved up, and are there at the start. Default 100; zero is refused by
+    /// `build()`.
+    #[must_use]
+    pub const fn reserve(mut self, retries: u32) -> Self {
+        if let Some(limits) = &mut self.limits {
+            limits.reserve = retries;
+        }
+        self
+    }
+
+    pub(super) fn check(&self, of: &str) -> Result<(), ConfigError> {
+        let Some(limits) = self.limits else { return Ok(()) };
+        if !(limits.ratio > 0.0 && limits.ratio <= 1.0) {
+            let accepted = "a number above 0, at most 1; no limit: RetryQuota::unlimited()";
+            return Err(ConfigError::new(
+                format!("{of}: retry_quota ratio"),
+                limits.ratio,
+                accepted,
+            ));
+        }
+        if limits.reserve == 0 {
+            let field = format!("{of}: retry_quota reserve");
+            return Err(ConfigError::new(field, 0, "a number from 1"));
+        }
+        Ok(())
+    }
+}
+
+/// The bucket of one resource.
+#[derive(Debug)]
+pub(crate) struct QuotaState {
+    /// `None`: no limit.
+    limits: Option<Limits>,
+    refund: u64,
+    full: u64,
+    tokens: AtomicU64,
+    /// Up to when the floor has been paid in; taken by retries only, never by a success.
+    paid: Mutex<Instant>,
+}
+
+impl QuotaState {
+    pub(super) fn new(quota: RetryQuota, now: Instant) -> Self {
+        let (refund, full) = quota.limits.map_or((0, 0), |limits| {
+            ((limits.ratio * TOKEN as f64) as u64, u64::from(limits.reserve) * TOKEN)
+        });
+        Self {
+            limits: quota.limits,
+            refund,
+            full,
+            tokens: AtomicU64::new(full),
+            paid: Mutex::new(now),
+        }
+    }
+
+    /// A call succeeded. In good times the bucket is full, and this is one load.
+    #[inline]
+    pub(crate) fn refund(&self) {
+        if self.tokens.load(Ordering::Relaxed) < self.full {
+            // several at once may overfill by their refunds; whoever spends next cuts it back
+            self.tokens.fetch_add(self.refund, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one more retry is within the quota; if so, it is spent.
+    pub(crate) fn try_spend(&self, now: Instant) -> bool {
+        let Some(limits) = self.limits else { return true };
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = now.saturating_duration_since(*paid);
+        let floor = nanos(due).saturating_mul(u64::from(limits.floor));
+        *paid = now.max(*paid);
+        let spent = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tokens| {
+            let tokens = tokens.saturating_add(floor).min(self.full);
+            Some(tokens.checked_sub(TOKEN).unwrap_or(tokens))
+        });
+        // fetch_update hands out what was there before: whether it sufficed is computed once more
+        spent.is_ok_and(|before| before.saturating_add(floor).min(self.full) >= TOKEN)
+    }
+
+    /// Retries that could be made at this moment, by what was paid in so far; `None` is no limit.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.limits.map(|_| self.tokens.load(Ordering::Relaxed).min(self.full) / TOKEN)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spend_all(quota: &QuotaState, now: Instant) -> u32 {
+        let mut n = 0;
+        while quota.try_spend(now) {
+            n += 1;
+        }
+        n
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_is_bounded_and_a_lone_failure_is_not() {
+        let start = Instant::now();
+        let quota = QuotaState::new(RetryQuota::default(), start);
+        assert_eq!(spend_all(&quota, start), 100, "the reserve");
+        assert_eq!(spend_all(&quota, start + Duration::from_secs(2)), 20, "the floor");
+        assert!(!quota.try_spend(start + Duration::from_millis(2_010)));
+        assert!(quota.try_spend(start + Duration::from_secs(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_are_a_share_of_the_successes() {
+        let start = Instant::now();
+        let quota = QuotaState::new(RetryQuota::ratio(0.2).floor(0).reserve(50), start);
+        assert_eq!(spend_all(&quota, start), 50);
+        (0..100).for_each(|_| quota.refund());
+        assert_eq!(spend_all(&quota, start + Duration::from_secs(9)), 20);
+        (0..10_000).for_each(|_| quota.refund());
+        assert_eq!(quota.left(), Some(50), "no more than the reserve is saved up");
+        assert_eq!(spend_all(&quota, start), 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unlimited_is_unlimited() {
+        let now = Instant::now();
+        let quota = QuotaState::new(RetryQuota::unlimited(), now);
+        assert!((0..100_000).all(|_| quota.try_spend(now)));
+        assert_eq!(quota.left(), None);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for ratio in [0.0, -1.0, 1.1, f64::NAN, f64::INFINITY] {
+            assert!(RetryQuota::ratio(ratio).check("x").is_err(), "{ratio}");
+        }
+        assert!(RetryQuota::default().reserve(0).check("x").is_err());
+        assert!(RetryQuota::unlimited().check("x").is_ok());
+    }
+}

@@ -1,0 +1,225 @@
+use super::*;
+
+const _: () = {
+    const fn shared<T: Send + Sync + 'static>() {}
+    const fn values<T: Copy + Send + Sync>() {}
+    const fn short_lived<T: Send + Sync>() {}
+    shared::<Resource>();
+    shared::<ResourceBuilder>();
+    shared::<ResourceStatus>();
+    shared::<Circuit>();
+    shared::<RateState>();
+    shared::<Delays>();
+    values::<Retry>();
+    values::<RetryQuota>();
+    values::<Rate>();
+    values::<Breaker>();
+    short_lived::<Pass<'static>>();
+};
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn plain() -> ResourceBuilder {
+    Resource::builder("db").timeout(ms(800)).seed(1)
+}
+
+fn built(builder: ResourceBuilder) -> Resource {
+    builder.build().expect("valid")
+}
+
+fn refusal(builder: ResourceBuilder) -> String {
+    builder.build().expect_err("refused").to_string()
+}
+
+fn transient() -> StepError {
+    StepError::new(Class::Transient, "gone")
+}
+
+#[test]
+fn build_names_what_is_wrong_and_what_is_accepted() {
+    let text = refusal(Resource::builder("db"));
+    assert_eq!(
+        text,
+        "resource `db`: timeout is not set; accepted: a duration above zero, for one attempt"
+    );
+    assert!(refusal(plain().timeout(Duration::ZERO)).contains("timeout is zero"));
+    assert!(refusal(Resource::builder(" ").timeout(ms(1))).contains("resource name is empty"));
+    let hostile = refusal(Resource::builder("a\u{1b}[31m").timeout(ms(1)));
+    assert!(hostile.contains("unfit") && !hostile.contains('\u{1b}'));
+    assert!(refusal(plain().concurrency(0)).contains("concurrency is 0"));
+    assert!(refusal(plain().concurrency(usize::MAX)).contains("concurrency is"));
+    assert!(refusal(plain().rate(Rate::per_second(0))).contains("rate n is 0"));
+    assert!(refusal(plain().return_limit(0)).contains("return_limit is 0"));
+    assert!(refusal(plain().retry(Retry::none().max_attempts(0))).contains("max_attempts"));
+    assert!(refusal(plain().retry_quota(RetryQuota::ratio(2.0))).contains("retry_quota ratio"));
+    assert!(refusal(plain().breaker(Breaker::failure_ratio(f64::NAN))).contains("NaN"));
+}
+
+#[test]
+fn a_breaker_beside_return_must_name_on_open() {
+    let text = refusal(plain().breaker(Breaker::failure_ratio(0.5)));
+    for option in ["OnOpen::Fault", "OnOpen::Pause", "OnOpen::Siphon", "OnExhausted::Fault"] {
+        assert!(text.contains(option), "{text}");
+    }
+    let explicit = plain().on_exhausted(OnExhausted::Return);
+    assert!(explicit.breaker(Breaker::failure_ratio(0.5)).build().is_err());
+    let fault = plain().on_exhausted(OnExhausted::Fault).breaker(Breaker::failure_ratio(0.5));
+    assert_eq!(built(fault).circuit().map(Circuit::on_open), Some(OnOpen::Fault));
+    built(plain().breaker(Breaker::failure_ratio(0.5).on_open(OnOpen::Pause)));
+}
+
+#[test]
+fn l12_debug_shows_name_and_settings_only() {
+    let resource = built(plain().classify(|_| None));
+    let text = format!("{resource:?}");
+    assert!(text.starts_with("Resource { name: \"db\", settings: Settings {"), "{text}");
+    assert!(!text.contains("Random") && !text.contains("counts"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unguarded_resource_asks_nothing_of_an_attempt() {
+    let resource = built(plain());
+    let now = Instant::now();
+    assert!(resource.rate().is_none() && resource.permits().is_none());
+    assert!(resource.circuit().is_none() && resource.pauses(now).is_none());
+    resource.succeeded(resource.admit(now).expect("no breaker"), now);
+    let status = resource.status_at(now);
+    assert_eq!((status.attempts, status.successes), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t4_what_is_not_transient_is_not_retried() {
+    let resource = built(plain());
+    let now = Instant::now();
+    for class in [Class::Fault, Class::Fatal, Class::Panic, Class::CircuitOpen] {
+        let next = resource.next_retry(1, now, now, &StepError::new(class, "no"), None);
+        assert_eq!(next, Err(GiveUp::NotRetryable));
+    }
+    assert_eq!(resource.status_at(now).exhausted, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t1_retries_end_with_attempts_elapsed_and_quota() {
+    let now = Instant::now();
+    let resource = built(plain());
+    assert!(resource.next_retry(1, now, now, &transient(), None).expect("a retry") <= ms(50));
+    assert!(resource.next_retry(3, now, now, &transient(), None).is_ok());
+    assert_eq!(resource.next_retry(4, now, now, &transient(), None), Err(GiveUp::Attempts));
+
+    let timed = built(plain().retry(Retry::exponential().elapsed(ms(1_000))));
+    let late = now + ms(1_001);
+    assert_eq!(timed.next_retry(1, now, late, &transient(), None), Err(GiveUp::Elapsed));
+    assert!(timed.next_retry(1, now, now + ms(900), &transient(), None).is_ok());
+
+    let quota = RetryQuota::default().floor(0).reserve(1);
+    let stormy = built(plain().retry_quota(quota));
+    assert!(stormy.next_retry(1, now, now, &transient(), None).is_ok());
+    assert_eq!(stormy.next_retry(1, now, now, &transient(), None), Err(GiveUp::Quota));
+    let status = stormy.status_at(now);
+    assert_eq!((status.retries, status.quota_refused, status.exhausted), (1, 1, 1));
+    (0..5).for_each(|_| stormy.succeeded(stormy.admit(now).expect("free"), now));
+    assert!(stormy.next_retry(1, now, now, &transient(), None).is_ok(), "successes pay it in");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t2_no_attempt_is_planned_that_does_not_fit_before_the_deadline() {
+    let now = Instant::now();
+    let resource = built(plain().retry(Retry::exponential().quick(Duration::ZERO)));
+    let fits = now + ms(800);
+    assert_eq!(resource.next_retry(1, now, now, &transient(), Some(fits)), Ok(Duration::ZERO));
+    let tight = now + ms(799);
+    assert_eq!(resource.next_retry(1, now, now, &transient(), Some(tight)), Err(GiveUp::Deadline));
+    assert!(!GiveUp::Deadline.is_exhausted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_is_waited_for_while_the_budget_lasts() {
+    let now = Instant::now();
+    let resource = built(plain());
+    let ask = |after| StepError::throttled(after, "slow down");
+    let next = |resource: &Resource, after, deadline| {
+        resource.next_retry(1, now, now, &ask(after), deadline)
+    };
+    assert_eq!(next(&resource, ms(5_000), None), Ok(ms(5_000)));
+    assert_eq!(next(&resource, ms(30_001), None), Err(GiveUp::Throttle), "max_wait");
+    assert_eq!(next(&resource, Duration::MAX, None), Err(GiveUp::Throttle));
+    assert_eq!(next(&resource, ms(5_000), Some(now + ms(5_000))), Err(GiveUp::Deadline));
+    assert!(next(&resource, Duration::MAX, Some(now + ms(9_000))).is_err());
+    let timed = built(plain().retry(Retry::exponential().elapsed(ms(4_000))));
+    assert_eq!(next(&timed, ms(5_000), None), Err(GiveUp::Elapsed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b4_poison_and_throttling_do_not_trip_the_breaker() {
+    let breaker = Breaker::failure_ratio(0.1).min_calls(5).on_open(OnOpen::Fault);
+    let resource = built(plain().breaker(breaker));
+    let now = Instant::now();
+    let others = [Class::Fault, Class::Throttled, Class::Panic, Class::Fatal, Class::Returned];
+    for class in others.into_iter().cycle().take(500) {
+        let pass = resource.admit(now).expect("closed");
+        resource.failed(pass, &StepError::new(class, "x"), now);
+    }
+    let status = resource.status_at(now);
+    let breaker = status.breaker.expect("there is one");
+    assert_eq!((breaker.state, breaker.failures), (BreakerState::Closed, 0));
+    assert_eq!(status.failures.throttled, 100);
+    assert_eq!(status.failures.fault, 200, "a class of ours from a handler is a fault");
+    assert_eq!(status.attempts, 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_refuses_and_counts() {
+    let breaker = Breaker::failure_ratio(0.5).min_calls(2).on_open(OnOpen::Pause);
+    let resource = built(plain().breaker(breaker));
+    let now = Instant::now();
+    for _ in 0..2 {
+        resource.failed(resource.admit(now).expect("closed"), &transient(), now);
+    }
+    assert_eq!(resource.admit(now).expect_err("open").until, Some(now + ms(30_000)));
+    let paused = resource.pauses(now).expect("it pauses");
+    assert_eq!((paused.on_open, paused.until), (OnOpen::Pause, Some(now + ms(30_000))));
+    resource.circuit().expect("there is one").set_on_open(OnOpen::Siphon);
+    assert!(resource.pauses(now).is_none(), "only Pause waits");
+    assert_eq!(resource.status_at(now).breaker_refused, 1);
+    resource.publish_metrics(now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_holds_a_resource_without_a_rate() {
+    let resource = built(plain());
+    let now = Instant::now();
+    let pass = resource.admit(now).expect("free");
+    resource.failed(pass, &StepError::throttled(ms(700), "later"), now);
+    let rate = resource.rate().expect("held back");
+    assert_eq!(rate.admit(now), Err(ms(700)));
+    assert_eq!(resource.status_at(now).held_back_seconds, Some(0.7));
+    assert_eq!(rate.admit(now + ms(700)), Ok(()));
+    assert!(resource.rate().is_none());
+}
+
+#[test]
+fn t2_the_worst_case_adds_up() {
+    let resource = built(plain());
+    assert_eq!(resource.worst_case(), ms(4 * 800 + 350));
+    let timed = built(plain().retry(Retry::exponential().max_attempts(9).elapsed(ms(2_000))));
+    assert_eq!(timed.worst_case(), ms(2_800), "the last attempt starts with the budget's end");
+    let queued = built(plain().rate(Rate::per_second(10)).concurrency(5));
+    let budget = queued.budget(64);
+    assert_eq!((budget.rate, budget.attempts), (ms(500), 4), "no more wait than have a permit");
+    assert_eq!(budget.total, budget.calls + budget.backoffs + budget.rate);
+    let endless = built(plain().timeout(Duration::MAX).retry(Retry::none().max_attempts(u32::MAX)));
+    assert!(endless.worst_case() > ms(1_000_000_000));
+}
+
+#[test]
+fn status_is_serialisable() {
+    let breaker = Breaker::failure_ratio(0.5).on_open(OnOpen::Siphon);
+    let resource = built(plain().breaker(breaker).rate(Rate::per_second(50)).concurrency(2));
+    let json = serde_json::to_value(resource.status()).expect("plain data");
+    assert_eq!(json["breaker"]["state"], "closed");
+    assert_eq!(json["breaker"]["on_open"], "siphon");
+    assert_eq!(json["rate"]["per_second"], 50.0);
+    assert_eq!(json["permits"]["limit"], 2);
+}
