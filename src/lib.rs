@@ -5,28 +5,32 @@ mod config;
 pub mod envelope;
 pub mod error;
 pub mod fault;
+pub mod flow;
 pub mod record;
 pub mod resource;
+mod settle;
 pub mod sink;
 pub mod source;
+mod unit;
 
 #[doc(inline)]
 pub use config::ConfigError;
 #[doc(inline)]
 pub use error::{BoxError, Class, ResultExt, StepError};
 #[doc(inline)]
+pub use flow::{Flow, Input, Stage, Window};
+#[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
-pub use resource::{
-    Breaker, OnExhausted, OnOpen, Rate, Resource, ResourceBuilder, Retry, RetryQuota,
-};
+pub use resource::Resource;
+pub use settle::{Fate, FaultKind, PipelineReport, Report};
 #[doc(inline)]
 pub use sink::Sink;
 #[doc(inline)]
 pub use source::Source;
+pub use unit::{Event, Group, Lineage, Received, Uow};
 
 /// What most components import.
 pub mod prelude {
     pub use crate::error::{ResultExt, StepError};
-    pub use crate::resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
 }

@@ -28,6 +28,17 @@ impl Name {
         self.0.extend_from_slice(bytes);
     }
 
+    fn place(&mut self, record: &Record) {
+        self.field(record.stream().as_bytes());
+        self.field(record.shard().as_str().as_bytes());
+        self.field(record.position().to_string().as_bytes());
+    }
+
+    fn part(&mut self, part: &PartPath) {
+        let indices: Vec<u8> = part.indices().iter().flat_map(|i| i.to_be_bytes()).collect();
+        self.field(&indices);
+    }
+
     fn id(&self) -> Uuid {
         Uuid::new_v5(&NAMESPACE, &self.0)
     }
@@ -73,12 +84,35 @@ pub fn fault_id<'a>(
         }
     }
     for (record, part) in records {
-        name.field(record.stream().as_bytes());
-        name.field(record.shard().as_str().as_bytes());
-        name.field(record.position().to_string().as_bytes());
+        name.place(record);
         name.field(&record.arrival().as_micros().to_be_bytes());
-        let indices: Vec<u8> = part.indices().iter().flat_map(|i| i.to_be_bytes()).collect();
-        name.field(&indices);
+        name.part(part);
+    }
+    name.id()
+}
+
+/// A name for the work on a record that is the same in every retry, redelivery, replay and resubmission.
+pub(crate) fn idempotency_key(record: &Record) -> Uuid {
+    let mut name = Name::new("work");
+    name.place(record);
+    name.id()
+}
+
+/// The id of what a stage makes of a unit: the same however often it makes it.
+pub(crate) fn effect_id<'a>(
+    processor: &str,
+    pipeline: &str,
+    stage: &str,
+    what: &str,
+    records: impl IntoIterator<Item = (&'a Record, &'a PartPath)>,
+) -> Uuid {
+    let mut name = Name::new("effect");
+    for field in [processor, pipeline, stage, what] {
+        name.field(field.as_bytes());
+    }
+    for (record, part) in records {
+        name.place(record);
+        name.part(part);
     }
     name.id()
 }

@@ -17,6 +17,8 @@ mod fingerprint;
 mod flood;
 mod id;
 mod ladder;
+mod list;
+mod publisher;
 mod scrub;
 mod window;
 mod wire;
@@ -29,7 +31,10 @@ pub use self::event::{
 pub use self::fingerprint::fingerprint;
 pub use self::flood::{FloodGuard, FloodState, Floodgate, Verdict};
 pub use self::id::{NAMESPACE, fault_id, part_id};
+pub(crate) use self::id::{effect_id, idempotency_key};
 pub use self::ladder::{Fit, Hold, Oversize, OversizeAction, Rung, fit, reduce};
+pub(crate) use self::list::{FaultList, Refusal, dropped_twice, hand_over};
+pub(crate) use self::publisher::{FaultDesk, publish};
 pub use self::scrub::{NoScrub, Scrub, Scrubber};
 
 #[cfg(test)]

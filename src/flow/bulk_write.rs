@@ -14,7 +14,7 @@ use pin_project::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::bulk::{Call, Sorted, alike, sort};
-use super::guard::{Guard, NotNow, Trail, Verdict, timed_out};
+use super::guard::{Ended, Guard, NotNow, Trail, Verdict, timed_out};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, Elapsed, SlotId, Slots};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL, Window, panicked};
@@ -217,7 +217,7 @@ impl<T, K> Writer<T, K> {
     }
 
     fn end_one(&self, (lineage, key): Origin, verdict: Verdict, trail: Option<&Trail>) {
-        self.guard.end(lineage, verdict, trail);
+        let _: Ended<()> = self.guard.end(lineage, verdict, trail);
         self.decided().keys.push(key);
     }
 

@@ -80,27 +80,35 @@ where
                 }
             }
         };
-        // the call itself may panic, not only what it returns
-        let error = match catch_unwind(AssertUnwindSafe(|| (this.handler)(&unit.value))) {
-            Ok(attempt) => {
-                let attempt = AssertUnwindSafe(attempt).catch_unwind();
-                match guard.deadlines.limit(slot, guard.resource.timeout(), attempt).await {
-                    Ok(Ok(Ok(new))) => {
-                        admitted.succeeded(guard);
-                        return Ended::Out(unit.lineage.with(keep(unit.value, new)));
-                    }
-                    Ok(Ok(Err(error))) => error,
-                    Ok(Err(panic)) => panicked(panic),
-                    Err(Elapsed) => timed_out(guard.resource.timeout()),
-                }
+        let error = match attempt(this, &unit.value, slot).await {
+            Ok(new) => {
+                admitted.succeeded(guard);
+                return Ended::Out(unit.lineage.with(keep(unit.value, new)));
             }
-            Err(panic) => panicked(panic),
+            Err(error) => error,
         };
         let verdict = guard.failed(admitted, &unit.lineage, error, &mut trail);
         match verdict {
             Verdict::Again(delay) => guard.deadlines.pause(slot, delay).await,
             verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
         }
+    }
+}
+
+/// One attempt under its timeout; a panic is an error like others.
+#[inline]
+async fn attempt<T, U, F>(this: &Guarded<F>, value: &T, slot: SlotId) -> Result<U, StepError>
+where
+    F: AsyncFn(&T) -> Result<U, StepError>,
+{
+    let Guard { deadlines, resource, .. } = &this.guard;
+    // the call itself may panic, not only what it returns
+    let future = catch_unwind(AssertUnwindSafe(|| (this.handler)(value))).map_err(panicked)?;
+    let future = AssertUnwindSafe(future).catch_unwind();
+    match deadlines.limit(slot, resource.timeout(), future).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(panicked(panic)),
+        Err(Elapsed) => Err(timed_out(resource.timeout())),
     }
 }
 

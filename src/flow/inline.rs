@@ -18,8 +18,11 @@ pub(crate) struct Inline<S, F> {
     f: F,
 }
 
-impl<S, F> Inline<S, F> {
-    pub(crate) fn new(above: S, cx: StageCx, f: F) -> Self {
+impl<S: Stage, F> Inline<S, F> {
+    pub(crate) fn new<U>(above: S, cx: StageCx, f: F) -> Self
+    where
+        F: FnMut(&StageCx, Uow<S::Out>) -> Option<Uow<U>>,
+    {
         Self { above, cx, f }
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Stage;
+use crate::record::Position;
 use crate::settle::{Flag, LaneBatch, LaneState};
 use crate::unit::{Lineage, Received, Uow};
 
@@ -49,9 +50,11 @@ impl Feed {
         self.epoch = epoch;
     }
 
-    /// Whether there is nothing to feed now, and never will be.
-    pub(crate) fn is_over(&self) -> bool {
-        self.ended && self.batches.iter().all(|batch| batch.open() == 0)
+    /// Where the oldest record lies that is not settled.
+    pub(crate) fn oldest(&self) -> Option<Position> {
+        let batch = self.batches.iter().find(|batch| batch.open() > 0)?;
+        let index = (0..batch.len()).find(|index| !batch.is_settled(*index))?;
+        Some(batch.batch.records[index].position().clone())
     }
 
     fn prune(&mut self) {

@@ -31,7 +31,7 @@ pub(crate) use self::stage::panicked;
 use crate::config::ConfigError;
 use crate::settle::LaneState;
 
-mod bulk;
+pub(crate) mod bulk;
 mod bulk_write;
 mod compact;
 mod decode;
@@ -58,7 +58,10 @@ mod through;
 mod try_map;
 mod validate;
 
+pub use self::bulk_write::BulkWrite;
 pub use self::decode::{Codec, DecodeError};
+pub(crate) use self::guard::timed_out;
+pub use self::publish::{NewEvent, OnReplay, Publication, Publish};
 pub use self::of_type::TypeFilter;
 pub use self::through::Units;
 

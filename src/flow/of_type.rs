@@ -26,14 +26,14 @@ impl TypeFilter for &str {
 impl<const N: usize> TypeFilter for [&str; N] {
     /// Any of these names or globs.
     fn into_filter(self) -> impl Fn(&str) -> bool + Send + Sync + 'static {
-        any_of(self.iter().map(|name| (*name).to_owned()))
+        any_of(self.iter().map(|name| (*name).to_owned()).collect())
     }
 }
 
 impl TypeFilter for &[&str] {
     /// Any of these names or globs.
     fn into_filter(self) -> impl Fn(&str) -> bool + Send + Sync + 'static {
-        any_of(self.iter().map(|name| (*name).to_owned()))
+        any_of(self.iter().map(|name| (*name).to_owned()).collect())
     }
 }
 
@@ -50,7 +50,7 @@ impl<F: Fn(&str) -> bool + Send + Sync + 'static> TypeFilter for F {
     }
 }
 
-fn any_of(names: impl IntoIterator<Item = String>) -> impl Fn(&str) -> bool + Send + Sync + 'static {
+fn any_of(names: Vec<String>) -> impl Fn(&str) -> bool + Send + Sync + 'static {
     let (globs, names): (Vec<_>, Vec<_>) =
         names.into_iter().partition(|name| name.contains('*'));
     let names: BTreeSet<String> = names.into_iter().collect();

@@ -71,7 +71,7 @@ impl Rate {
         u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos)
     }
 
-    pub(super) fn check(&self, of: &str) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, of: &str) -> Result<(), ConfigError> {
         // so that the arithmetic of the bucket stays within 128 bits
         const LONGEST: Duration = Duration::from_secs(366 * 86_400);
         let wrong = |field: &str, found: String, accepted: &str| {
@@ -113,7 +113,7 @@ pub(crate) struct RateState {
 }
 
 impl RateState {
-    pub(super) fn new(rate: Option<Rate>, now: Instant) -> Self {
+    pub(crate) fn new(rate: Option<Rate>, now: Instant) -> Self {
         Self {
             origin: now,
             not_before: AtomicU64::new(0),

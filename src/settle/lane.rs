@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::Class;
-use crate::fault::{FaultList, FloodState};
+use crate::fault::{FaultList, Floodgate};
 use crate::record::ShardId;
 
 /// What happens to a lane, as bits of one word, so that a stage asks with one load.
@@ -48,10 +48,11 @@ pub(crate) struct StageInfo {
 /// What all lanes of one pipeline share.
 pub(crate) struct PipelineInfo {
     pub(crate) name: String,
-    /// The name under which fault ids are made: the first it ever had.
-    pub(crate) identity: String,
+    pub(crate) processor: String,
+    /// Names that it had before: a fault that names one of them is this pipeline's.
+    pub(crate) formerly: Vec<String>,
     pub(crate) stages: OnceLock<Vec<StageInfo>>,
-    pub(crate) flood: FloodState,
+    pub(crate) flood: Floodgate,
 }
 
 impl PipelineInfo {

@@ -1,0 +1,156 @@
+//! What is asked of a record before it enters a flow: can it be read at all, is it to be skipped, has it
+//! killed the process before.
+//!
+//! A record that was delivered again and again without anybody deciding on it may be what kills the process.
+//! From half of the allowed deliveries on, such records run one at a time in the whole process, each
+//! committed before the next begins, so that only the guilty one goes on to be counted; and one life of a
+//! process faults at most one of them a shard, the oldest.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
+
+use crate::error::{Class, StepError};
+use crate::fault::{Refusal, hand_over};
+use crate::flow::Entry;
+use crate::record::{Position, Record, ShardId};
+use crate::settle::{Flag, LaneBatch};
+use crate::source::UNREADABLE;
+use crate::unit::Lineage;
+
+/// The gate of one processor.
+#[derive(Default)]
+pub(crate) struct Gate {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The suspect that runs now.
+    running: Option<(Arc<LaneBatch>, u32)>,
+    waiting: Vec<Waker>,
+    skips: BTreeSet<(ShardId, Position)>,
+}
+
+/// What a lane's gate needs to know.
+#[derive(Clone)]
+pub(crate) struct GateKeeper {
+    pub(crate) gate: Arc<Gate>,
+    /// Deliveries at which a record is given up; none where the source does not count.
+    pub(crate) max_deliveries: Option<u32>,
+    /// Whether this life has given one up already, in this shard and pipeline.
+    pub(crate) gave_up: bool,
+}
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn skip(&self, shard: ShardId, position: Position) {
+        self.lock().skips.insert((shard, position));
+    }
+
+    fn is_skipped(&self, record: &Record) -> bool {
+        let inner = self.lock();
+        !inner.skips.is_empty()
+            && inner.skips.contains(&(record.shard().clone(), record.position().clone()))
+    }
+
+    /// Whether a suspect runs; its shard commits as soon as it is settled.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.lock().running.is_some()
+    }
+
+    fn enter(&self, batch: &Arc<LaneBatch>, index: u32, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        match &inner.running {
+            Some((running, at)) if Arc::ptr_eq(running, batch) && *at == index => true,
+            Some(_) => {
+                inner.waiting.push(waker.clone());
+                false
+            }
+            None => {
+                inner.running = Some((batch.clone(), index));
+                true
+            }
+        }
+    }
+
+    /// To be called after a commit, and when a lane goes: lets the next suspect in if the running one has a
+    /// fate, or nobody works on it any more.
+    pub(crate) fn look(&self) {
+        let mut inner = self.lock();
+        let over = inner.running.as_ref().is_some_and(|(batch, index)| {
+            batch.fate(*index as usize).is_some() || batch.lane.has(Flag::LOST | Flag::DRAINING)
+        });
+        if over {
+            inner.running = None;
+            for waker in inner.waiting.drain(..) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl GateKeeper {
+    /// Whether a batch with this record has to be gated.
+    pub(crate) fn concerns(&self, record: &Record) -> bool {
+        record.header(UNREADABLE).is_some()
+            || self.max_deliveries.is_some_and(|most| record.deliveries() >= suspect_from(most))
+            || self.gate.is_skipped(record)
+    }
+
+    /// Decides on one record.
+    pub(crate) fn ask(
+        &mut self,
+        batch: &Arc<LaneBatch>,
+        index: u32,
+        epoch: u32,
+        cx: &mut Context<'_>,
+    ) -> Entry {
+        if batch.is_settled(index as usize) {
+            return Entry::Open; // it is not taken again
+        }
+        let record = &batch.batch.records[index as usize];
+        let refusal = if let Some(reason) = record.header(UNREADABLE) {
+            let text = format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
+            Some(StepError::new(Class::Fault, text).with_name("Unreadable"))
+        } else if self.gate.is_skipped(record) {
+            let error = StepError::new(Class::Skipped, "skipped by an operator");
+            Some(error.with_name("Skipped"))
+        } else {
+            match self.max_deliveries {
+                Some(most) if record.deliveries() >= most && !self.gave_up => {
+                    self.gave_up = true;
+                    let text = format!(
+                        "delivered {} times without a decision: it may kill the process",
+                        record.deliveries()
+                    );
+                    Some(StepError::new(Class::CrashLoop, text).with_name("CrashLoop"))
+                }
+                Some(most) if record.deliveries() >= suspect_from(most) => {
+                    if !self.gate.enter(batch, index, cx.waker()) {
+                        return Entry::Wait;
+                    }
+                    None
+                }
+                _ => None,
+            }
+        };
+        match refusal {
+            None => Entry::Open,
+            Some(error) => {
+                if let Some(ticket) = batch.take(index, epoch) {
+                    hand_over(&batch.lane, None, Lineage::one(ticket), Refusal::new(error));
+                }
+                Entry::Taken
+            }
+        }
+    }
+}
+
+/// From half of the allowed deliveries on, and never for a first delivery.
+fn suspect_from(most: u32) -> u32 {
+    most.div_ceil(2).max(2)
+}
