@@ -5,6 +5,8 @@ mod config;
 pub mod envelope;
 pub mod error;
 pub mod fault;
+pub mod file;
+pub mod memory;
 pub mod record;
 pub mod sink;
 pub mod source;
