@@ -81,7 +81,7 @@ fn field_of(line: &[u8], field: &str) -> Key {
     // `text` is a piece of `line`: serde_json borrows raw values
     let start = (text.as_ptr() as usize).wrapping_sub(line.as_ptr() as usize);
     match text.as_bytes() {
-        [b'"', inner @ .., b'"'] if inner.is_empty() => Key::None,
+        [b'"', b'"'] => Key::None,
         [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
             Key::Within(start + 1..start + 1 + inner.len())
         }
