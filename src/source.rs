@@ -12,6 +12,26 @@ use async_trait::async_trait;
 use crate::error::BoxError;
 use crate::record::{Position, Record, ShardId};
 
+/// The header of a record that its transport could not read: a line that is too long to be held, a
+/// message whose body was lost. Its value says why, in words; its payload is empty, its position that
+/// of the record that could not be read.
+///
+/// Such a record is no event: every pipeline faults it before its first stage, so that it is recorded
+/// and passed like any other bad one. A transport sets this header only for that.
+pub const UNREADABLE: &str = "streambreaker-unreadable";
+
+/// Which of `shards` parts a key belongs to, for transports that distribute by key themselves.
+///
+/// The same for ever: checkpoints depend on it. FNV-1a of 64 bits (Fowler, Noll, Vo), folded so that
+/// the high bits count, modulo `shards`. Zero shards are taken as one.
+pub fn shard_of(key: &[u8], shards: usize) -> usize {
+    let hash = key
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let folded = hash ^ (hash >> 32);
+    usize::try_from(folded % (shards.max(1) as u64)).unwrap_or(0)
+}
+
 /// How a transport acknowledges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledge {
@@ -364,4 +384,18 @@ impl<S: Source> Source for Erased<S> {
 /// Erases the type of a source.
 pub fn boxed(source: impl Source) -> BoxSource {
     Box::new(Erased(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_keeps_its_shard_over_releases() {
+        let shards: Vec<_> =
+            ["", "a", "customer-7"].iter().map(|k| shard_of(k.as_bytes(), 16)).collect();
+        // computed apart from this code
+        assert_eq!(shards, [1, 0, 10]);
+        assert_eq!(shard_of(b"any", 0), 0);
+    }
 }

@@ -52,3 +52,54 @@ mod tests {
         shared::<Box<dyn Oversize>>();
     }
 }
+
+// TEMPORARY SHIM, to be replaced on merge by the codec of `fault/event.rs`: records are left out.
+
+/// A fault event that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("not a fault event")]
+pub struct FaultParseError(#[from] serde_json::Error);
+
+impl FaultEvent {
+    /// The event as JSON, on one line.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::json!({"id": self.id, "type": "fault", "processor": self.processor})
+            .to_string()
+            .into_bytes()
+    }
+
+    /// Reads what `to_json` wrote.
+    ///
+    /// # Errors
+    /// Whatever is not a fault event.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, FaultParseError> {
+        #[derive(serde::Deserialize)]
+        struct Shim {
+            id: Uuid,
+            processor: String,
+        }
+        let Shim { id, processor } = serde_json::from_slice(bytes)?;
+        Ok(Self {
+            id,
+            timestamp: Timestamp::default(),
+            processor,
+            pipeline: String::new(),
+            stage: String::new(),
+            resource: None,
+            class: Class::Fault,
+            release: None,
+            instance: String::new(),
+            err: FaultError { name: String::new(), message: String::new(), stack: String::new() },
+            attempts: Vec::new(),
+            records: Vec::new(),
+            grouped: false,
+            derived: None,
+            parent: None,
+            resubmits: 0,
+            trace: None,
+            depth: 0,
+            tags: BTreeMap::new(),
+            fingerprint: String::new(),
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! What a checkpoint keeps, counts and refuses.
+
+use super::*;
+
+#[tokio::test]
+async fn i3_a_checkpoint_goes_on_where_it_was_settled() {
+    let (dir, file) = Dir::with("a\nb\nc\nd");
+    let source = || Source::open(&file).checkpoint(dir.path("state/checkpoint"));
+    let (mut reader, mut acker) = one(source()).await;
+    let records = all(&mut reader).await;
+    settle(&mut acker, &records[1]).await.expect("a commit");
+    settle(&mut acker, &records[0]).await.expect("a smaller one changes nothing");
+    drop((reader, acker));
+    let (mut reader, mut acker) = one(source()).await;
+    let records = all(&mut reader).await;
+    assert_eq!(lines(&records), [(4, "c".into()), (6, "d".into())]);
+    settle(&mut acker, &records[1]).await.expect("a commit");
+    let (mut reader, _) = one(source()).await;
+    assert!(all(&mut reader).await.is_empty());
+}
+
+#[tokio::test]
+async fn f4_a_record_looks_the_same_in_every_delivery() {
+    let (dir, file) = Dir::with("a\n");
+    let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));
+    let (mut reader, _) = one(source()).await;
+    let first = all(&mut reader).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    fs::write(&file, "a\nb\n").expect("a longer file");
+    let (mut reader, _) = one(source()).await;
+    let again = all(&mut reader).await;
+    assert_eq!(first[0].clone().with_deliveries(2), again[0]);
+    assert_eq!(again.len(), 2);
+    let said = Source::open(&file).arrival_by(|line| match line {
+        b"a" => Some(Timestamp::from_millis(7)),
+        _ => panic!("of the test"),
+    });
+    let (mut reader, _) = one(said).await;
+    let records = all(&mut reader).await;
+    assert_eq!(records[0].arrival(), Timestamp::from_millis(7));
+    assert!(records[1].arrival() > Timestamp::from_millis(7));
+}
+
+#[tokio::test]
+async fn i10_a_record_counts_the_lives_that_died_of_it() {
+    let (dir, file) = Dir::with("a\nb\nc\n");
+    let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));
+    for life in 1..=4 {
+        let (mut reader, _) = one(source()).await;
+        let batch = read(&mut reader, Room { records: 2, ..ROOM }).await.expect("records");
+        let counts: Vec<_> = batch.iter().map(Record::deliveries).collect();
+        // suspects come alone
+        assert_eq!(counts, if life == 1 { vec![1, 1] } else { vec![life] });
+        if life > 1 {
+            let next = read(&mut reader, ROOM).await.expect("records");
+            assert_eq!(next[0].deliveries(), life);
+        }
+    }
+    let (mut reader, mut acker) = one(source()).await;
+    let records = all(&mut reader).await;
+    assert_eq!(records.iter().map(Record::deliveries).collect::<Vec<_>>(), [5, 5, 1]);
+    settle(&mut acker, &records[0]).await.expect("a commit");
+    Box::new(acker).release().await.expect("it is ours");
+    let (mut reader, _) = one(source()).await;
+    let records = all(&mut reader).await;
+    assert_eq!(
+        records.iter().map(Record::deliveries).collect::<Vec<_>>(),
+        [5, 1],
+        "peace does not count"
+    );
+}
+
+#[tokio::test]
+async fn s3_the_older_owner_of_a_checkpoint_is_fenced() {
+    let (dir, file) = Dir::with("a\nb\n");
+    let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));
+    let (mut old_reader, mut old) = one(source()).await;
+    let records = all(&mut old_reader).await;
+    let (_, mut new) = one(source()).await;
+    settle(&mut new, &records[0]).await.expect("the owner commits");
+    assert!(matches!(settle(&mut old, &records[1]).await, Err(CommitError::Fenced)));
+    let (mut reader, _) = one(source()).await;
+    assert_eq!(lines(&all(&mut reader).await), [(2, "b".into())]);
+}
+
+#[tokio::test]
+async fn i6_a_commit_that_cannot_be_written_is_tried_again() {
+    let (dir, file) = Dir::with("a\n");
+    let path = dir.path("state/checkpoint");
+    let (mut reader, mut acker) = one(Source::open(&file).checkpoint(&path)).await;
+    let records = all(&mut reader).await;
+    let content = fs::read(&path).expect("a checkpoint");
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("in its way");
+    assert!(matches!(settle(&mut acker, &records[0]).await, Err(CommitError::Transient(_))));
+    fs::remove_dir(&path).expect("mended");
+    fs::write(&path, content).expect("mended");
+    settle(&mut acker, &records[0]).await.expect("tried again");
+    let (mut reader, _) = one(Source::open(&file).checkpoint(&path)).await;
+    assert!(all(&mut reader).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_foreign_checkpoint_is_refused() {
+    let (dir, file) = Dir::with("a\nb\n");
+    let path = dir.path("checkpoint");
+    let source = |file: &Path| Source::open(file).shards(2).key_field("k").checkpoint(&path);
+    drop(open(source(&file)).await);
+    let text = refused(source(&dir.file("other", "a\nb\n"))).await;
+    assert!(text.contains("of another file"), "{text}");
+    let text = refused(source(&file).shards(3)).await;
+    assert!(text.contains("`.shards(2)`"), "{text}");
+    let text = refused(source(&file).key_field("other")).await;
+    assert!(text.contains("field other"), "{text}");
+    fs::write(&file, "a\n").expect("shorter");
+    assert!(refused(source(&file)).await.contains("cut off"));
+    fs::write(&file, "x\nb\n").expect("other");
+    assert!(refused(source(&file)).await.contains("of another file"));
+    fs::write(&file, "a\nb\nc\n").expect("grown");
+    drop(open(source(&file)).await);
+    for bad in ["", "{}", "{\"format\":\"else\"}", "\u{0}"] {
+        fs::write(&path, bad).expect("a file");
+        assert!(refused(source(&file)).await.contains("not a checkpoint"), "{bad:?}");
+    }
+}

@@ -1,0 +1,208 @@
+//! The commits of a shard: one at a time, bounded in time and count, tried again until they are confirmed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::shard::Shard;
+use crate::record::Position;
+use crate::resource::Retry;
+use crate::source::{Ack, Acker, Acknowledge, CommitError, Settled};
+
+/// How the commits of a shard ended.
+#[derive(Debug)]
+pub(crate) enum CommitEnd {
+    /// Everything that was settled is committed.
+    Finished {
+        /// Whether the shard was given back.
+        released: bool,
+    },
+    /// The shard is someone else's.
+    Fenced,
+}
+
+/// What one call of the acker was for.
+enum Call {
+    Through(Position),
+    Each(Vec<(Position, Ack)>),
+    Extend,
+}
+
+type Calling = BoxFuture<'static, (Box<dyn Acker>, Call, Result<(), CommitError>)>;
+
+/// Commits until told to finish, and nothing is left to commit.
+pub(crate) async fn commit_loop(
+    shard: Arc<Shard>,
+    acker: Box<dyn Acker>,
+    mut finish: watch::Receiver<bool>,
+) -> CommitEnd {
+    let policy = shard.core.commit;
+    let backoff = Retry::exponential().max_attempts(u32::MAX).cap(Duration::from_secs(10));
+    let mut idle = Some(acker);
+    let mut calling: Option<Calling> = None;
+    let mut committed: Option<Position> = None;
+    let mut acks: Vec<(Position, Ack)> = Vec::new();
+    let mut last = Instant::now();
+    let mut counted = 0;
+    let mut failures = 0u32;
+    let mut not_before = Instant::now();
+    let extend_every =
+        if shard.caps.extends { shard.caps.deadline.map(|deadline| deadline / 3) } else { None };
+    let mut extend_at = extend_every.map(|every| Instant::now() + every);
+
+    loop {
+        let (prefix, settled) = advance(&shard, &mut acks);
+        let news = match shard.caps.acknowledge {
+            Acknowledge::Prefix => prefix != committed,
+            Acknowledge::Each => !acks.is_empty(),
+        };
+        let finishing = *finish.borrow();
+        let now = Instant::now();
+        if news {
+            let enough = settled.saturating_sub(counted) >= policy.records
+                || acks.len() as u64 >= policy.records;
+            let due = finishing || enough || now >= last + policy.every || shard.core.gate.is_busy();
+            if due && now >= not_before {
+                if let Some(acker) = idle.take() {
+                    last = now;
+                    counted = settled;
+                    let call = match &prefix {
+                        Some(position) if shard.caps.acknowledge == Acknowledge::Prefix => {
+                            Call::Through(position.clone())
+                        }
+                        _ => Call::Each(std::mem::take(&mut acks)),
+                    };
+                    calling = Some(settle(acker, call, policy.timeout));
+                }
+            }
+        } else {
+            // the interval counts from the first thing that waits to be committed
+            last = now;
+            if finishing {
+                if let Some(acker) = idle.take() {
+                    let released = acker.release().await;
+                    return CommitEnd::Finished { released: released.is_ok() };
+                }
+            }
+        }
+        if extend_at.is_some_and(|at| now >= at) {
+            if let Some(acker) = idle.take() {
+                extend_at = extend_every.map(|every| now + every);
+                let held = shard.tracker().held();
+                calling = Some(extend(acker, held, policy.timeout));
+            }
+        }
+        let wake = if idle.is_none() {
+            None
+        } else {
+            let commit_at = news.then(|| {
+                if finishing { not_before } else { not_before.max(last + policy.every) }
+            });
+            commit_at.into_iter().chain(extend_at).min()
+        };
+        tokio::select! {
+            biased;
+            (acker, call, result) = async { match calling.as_mut() {
+                Some(calling) => calling.await,
+                None => std::future::pending().await,
+            } } => {
+                calling = None;
+                idle = Some(acker);
+                let failed = match result {
+                    Ok(()) => false,
+                    Err(CommitError::Fenced) => return CommitEnd::Fenced,
+                    Err(error) => {
+                        shard.core.note_commit_error(&shard, &error);
+                        true
+                    }
+                };
+                if failed {
+                    failures = failures.saturating_add(1);
+                    let wait = backoff.delay(failures, &shard.core.random).unwrap_or_default();
+                    not_before = Instant::now() + wait;
+                } else {
+                    failures = 0;
+                }
+                match (call, failed) {
+                    (Call::Through(position), false) => {
+                        committed = Some(position);
+                        shard.core.note_commit(&shard);
+                    }
+                    (Call::Each(sent), true) => {
+                        // tried again, with what is settled by then
+                        let newer = std::mem::replace(&mut acks, sent);
+                        acks.extend(newer);
+                    }
+                    (Call::Each(_), false) => shard.core.note_commit(&shard),
+                    (Call::Through(_) | Call::Extend, _) => {}
+                }
+                shard.core.gate.look();
+            }
+            () = shard.signal.notified() => {}
+            () = async { match wake {
+                Some(wake) => tokio::time::sleep_until(wake).await,
+                None => std::future::pending().await,
+            } } => {}
+            changed = finish.changed(), if !finishing => {
+                // nobody is left to tell: the shard is on its way out
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+/// Moves the settled prefix on, and collects what can be acknowledged one by one.
+fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>, u64) {
+    let (prefix, settled) = {
+        let mut tracker = shard.tracker();
+        let mut history = shard.history();
+        match shard.caps.acknowledge {
+            Acknowledge::Prefix => {
+                tracker.advance(&mut history);
+            }
+            Acknowledge::Each => {
+                let core = &shard.core;
+                acks.extend(
+                    tracker.collect(&mut history, |record| core.return_delay(record.deliveries())),
+                );
+            }
+        }
+        (tracker.prefix().cloned(), tracker.settled())
+    };
+    shard.note_in_flight();
+    (prefix, settled)
+}
+
+/// A commit whose reply is late counts as not done.
+fn late() -> CommitError {
+    CommitError::transient("no reply in time")
+}
+
+fn settle(mut acker: Box<dyn Acker>, call: Call, limit: Duration) -> Calling {
+    Box::pin(async move {
+        let settled = match &call {
+            Call::Through(position) => Settled::Through(position),
+            Call::Each(acks) => Settled::Each(acks),
+            Call::Extend => return (acker, call, Ok(())),
+        };
+        let result = tokio::time::timeout(limit, acker.settle(settled)).await;
+        (acker, call, result.unwrap_or_else(|_| Err(late())))
+    })
+}
+
+fn extend(mut acker: Box<dyn Acker>, held: Vec<Position>, limit: Duration) -> Calling {
+    Box::pin(async move {
+        let result = match held.is_empty() {
+            true => Ok(()),
+            false => tokio::time::timeout(limit, acker.extend(&held))
+                .await
+                .unwrap_or_else(|_| Err(late())),
+        };
+        (acker, Call::Extend, result)
+    })
+}

@@ -1,0 +1,507 @@
+//! One shard while this process owns it: its reader, its lanes, its publisher, its commits.
+//!
+//! Reader and acker work side by side, so a commit never interrupts a read. Ending goes in a fixed order:
+//! reader, end of input, flow, publisher, commit, release, all under one limit.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::commit::{CommitEnd, commit_loop};
+use super::core::Core;
+use super::gate::GateKeeper;
+use super::lane::{LaneEnd, LaneTask};
+use crate::fault::{FaultList, publish};
+use crate::flow::Feed;
+use crate::record::{Record, ShardId, Timestamp};
+use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker};
+use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
+
+/// What a shard is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Command {
+    /// Stop reading, settle, commit, release, within this time.
+    Drain(Duration),
+    /// It is gone: cancel, commit nothing, fault nothing.
+    Lost,
+}
+
+/// How a shard ended.
+#[derive(Debug, Default)]
+pub(crate) struct ShardEnd {
+    /// Everything that was read is settled or returned, stored and committed.
+    pub(crate) complete: bool,
+    /// The processor must end: the class or type of what went wrong.
+    pub(crate) fatal: Option<String>,
+    /// What became of each record, where that was asked for.
+    pub(crate) outcomes: Vec<(Record, Fate)>,
+}
+
+/// One lane, as its shard sees it.
+pub(crate) struct ShardLane {
+    /// The pipeline's place among all of the processor's.
+    pub(crate) pipeline: usize,
+    pub(crate) state: Arc<LaneState>,
+    feed: Mutex<Option<mpsc::UnboundedSender<Arc<LaneBatch>>>>,
+    keeper: GateKeeper,
+}
+
+/// What the parts of a shard share.
+pub(crate) struct Shard {
+    pub(crate) core: Arc<Core>,
+    pub(crate) caps: Caps,
+    pub(crate) id: ShardId,
+    pub(crate) stream: Arc<str>,
+    pub(crate) lanes: Vec<ShardLane>,
+    pub(crate) faults: Arc<FaultList>,
+    /// Something was settled.
+    pub(crate) signal: Arc<Notify>,
+    /// Something left the tracker.
+    room: Notify,
+    tracker: Mutex<Tracker>,
+    history: Arc<Mutex<History>>,
+    progress: Mutex<Progress>,
+}
+
+/// What was last heard of the source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) behind: Behind,
+    pub(crate) last_read: Option<Instant>,
+    pub(crate) failing: bool,
+    pub(crate) full_since: Option<Instant>,
+    /// What the processor's totals know of this shard.
+    counted: (usize, usize),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Shard {
+    /// A shard with a lane for every enabled pipeline, and the tasks of those lanes.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        caps: Caps,
+        id: ShardId,
+        only: Option<&str>,
+        collect: bool,
+    ) -> (Arc<Self>, Vec<LaneTask>) {
+        let stream: Arc<str> = caps.stream.as_str().into();
+        let faults = Arc::new(FaultList::default());
+        let signal = Arc::new(Notify::new());
+        let mut lanes = Vec::new();
+        let mut tasks = Vec::new();
+        let enabled = core.pipelines.iter().enumerate().filter(|(_, p)| {
+            p.enabled && only.is_none_or(|only| p.info.is_called(only))
+        });
+        for (index, pipeline) in enabled {
+            let state = LaneState::new(
+                pipeline.info.clone(),
+                stream.clone(),
+                id.clone(),
+                faults.clone(),
+                core.clock.clone(),
+                signal.clone(),
+            );
+            if caps.acknowledge == Acknowledge::Each {
+                state.raise(Flag::FINAL);
+            }
+            let keeper = GateKeeper {
+                gate: core.gate.clone(),
+                max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
+                gave_up: false,
+            };
+            let (feed, more) = mpsc::unbounded_channel();
+            let mut asked = keeper.clone();
+            tasks.push(LaneTask {
+                lane: state.clone(),
+                make: pipeline.make.clone(),
+                feed: Feed::new(
+                    more,
+                    Box::new(move |batch, index, epoch, cx| asked.ask(batch, index, epoch, cx)),
+                ),
+                random: core.random.clone(),
+                patience: pipeline.patience,
+            });
+            lanes.push(ShardLane {
+                pipeline: index,
+                state,
+                feed: Mutex::new(Some(feed)),
+                keeper,
+            });
+        }
+        let shard = Arc::new(Self {
+            history: core.history(&stream, &id),
+            core: core.clone(),
+            caps,
+            id,
+            stream,
+            lanes,
+            faults,
+            signal,
+            room: Notify::new(),
+            tracker: Mutex::new(Tracker::new(collect)),
+            progress: Mutex::new(Progress {
+                behind: Behind::unknown(),
+                last_read: None,
+                failing: false,
+                full_since: None,
+                counted: (0, 0),
+            }),
+        });
+        (shard, tasks)
+    }
+
+    pub(crate) fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        lock(&self.tracker)
+    }
+
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        lock(&self.history)
+    }
+
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
+        lock(&self.progress)
+    }
+
+    /// How long the oldest record that is not settled has waited, read or not (rule S9).
+    pub(crate) fn iterator_age(&self, now: Timestamp) -> Duration {
+        let (oldest, settled) = {
+            let tracker = self.tracker();
+            (tracker.oldest().map(Record::arrival), tracker.prefix_arrival())
+        };
+        if let Some(arrival) = oldest {
+            return now.since(arrival);
+        }
+        let progress = *self.progress();
+        match progress.behind {
+            Behind { records: Some(0), .. } if !progress.failing => Duration::ZERO,
+            Behind { age: Some(age), .. } => {
+                age + progress.last_read.map_or(Duration::ZERO, |at| at.elapsed())
+            }
+            _ => settled.map_or(Duration::ZERO, |arrival| now.since(arrival)),
+        }
+    }
+
+    /// Tells the processor's totals, and readers that wait for room, how much is in flight now.
+    pub(crate) fn note_in_flight(&self) {
+        let now = {
+            let tracker = self.tracker();
+            (tracker.records_in_flight(), tracker.bytes_in_flight())
+        };
+        let before = std::mem::replace(&mut self.progress().counted, now);
+        self.core.in_flight.change(before, now);
+        if now.0 < before.0 || now.1 < before.1 {
+            self.room.notify_one();
+        }
+    }
+
+    fn close_inputs(&self) {
+        for lane in &self.lanes {
+            lock(&lane.feed).take();
+        }
+    }
+
+    fn raise(&self, flags: u32) {
+        for lane in &self.lanes {
+            lane.state.raise(flags);
+        }
+    }
+
+    /// Waits until there is room for at least one record.
+    async fn room(&self) -> Room {
+        let limits = self.core.limits;
+        let mut waited = false;
+        loop {
+            let own = self.room.notified();
+            let all = self.core.in_flight.freed();
+            let (records, bytes) = {
+                let tracker = self.tracker();
+                (tracker.records_in_flight(), tracker.bytes_in_flight())
+            };
+            let mut free = (
+                limits.records.saturating_sub(records),
+                limits.bytes.saturating_sub(bytes),
+            );
+            // each shard is always granted one batch, or a busy one would starve the others
+            if records > 0 {
+                let total = self.core.in_flight.free(self.core.total_limits);
+                free = (free.0.min(total.0), free.1.min(total.1));
+            }
+            if free.0 > 0 && free.1 > 0 {
+                if waited {
+                    for lane in &self.lanes {
+                        lane.state.lower(Flag::PRESSURE | Flag::WANTED);
+                    }
+                    self.progress().full_since = None;
+                }
+                // smaller than the limit, so that reading and working overlap
+                let most = (limits.records / 4).max(1);
+                return Room { records: free.0.min(most), bytes: free.1 };
+            }
+            if !waited {
+                waited = true;
+                self.progress().full_since = Some(Instant::now());
+                self.raise(Flag::PRESSURE | Flag::WANTED);
+                self.signal.notify_one();
+            }
+            tokio::select! {
+                biased;
+                () = own => {}
+                () = all => {}
+            }
+        }
+    }
+
+    /// Reads until the shard ends; `Err` when it cannot be read any more.
+    async fn read_loop(&self, mut reader: Box<dyn Reader>) -> Result<(), SourceError> {
+        let backoff = self.core.source_backoff();
+        let mut failures = 0;
+        loop {
+            let room = self.room().await;
+            match reader.read(room).await {
+                Ok(Read::Records { records, behind }) => {
+                    failures = 0;
+                    {
+                        let mut progress = self.progress();
+                        progress.behind = behind;
+                        progress.last_read = Some(Instant::now());
+                        progress.failing = false;
+                    }
+                    if records.is_empty() {
+                        // a source that answers at once with nothing must not keep the thread
+                        tokio::task::yield_now().await;
+                    } else {
+                        self.ingest(records);
+                    }
+                }
+                Ok(Read::Gap { from, to }) => {
+                    tracing::error!(
+                        target: "streambreaker::lane",
+                        stream = %self.stream, shard = %self.id, %from, %to,
+                        "records were lost before they were read",
+                    );
+                    metrics::counter!(
+                        "streambreaker_gaps_total",
+                        "processor" => self.core.name.clone(),
+                        "stream" => self.stream.to_string(),
+                    )
+                    .increment(1);
+                    self.core.note_gap(Gap::new(self.stream.to_string(), &self.id, &from, &to));
+                }
+                Ok(Read::End) => {
+                    let mut progress = self.progress();
+                    progress.behind = Behind::records(0);
+                    progress.failing = false;
+                    return Ok(());
+                }
+                Err(error @ SourceError::Fatal(_)) => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    self.progress().failing = true;
+                    self.core.note_source_error(&self.stream, Some(&self.id), &error);
+                    let wait = backoff.delay(failures, &self.core.random).unwrap_or_default();
+                    tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+                }
+            }
+        }
+    }
+
+    /// Hands a batch to all lanes.
+    fn ingest(&self, records: Vec<Record>) {
+        let deadline = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
+            (Some(own), _, _) => Some(Instant::now() + own),
+            (None, Some(theirs), false) => Some(Instant::now() + theirs),
+            _ => None,
+        };
+        let gated = self
+            .lanes
+            .first()
+            .is_some_and(|lane| records.iter().any(|record| lane.keeper.concerns(record)));
+        self.core.note_passed_by(&self.id, &records);
+        let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix;
+        let lanes: Vec<Arc<LaneBatch>> = {
+            let mut history = self.history();
+            let lanes = self
+                .lanes
+                .iter()
+                .map(|lane| {
+                    let counts = history.reading(lane.pipeline, &batch.records, ordered);
+                    LaneBatch::new(batch.clone(), lane.state.clone(), counts)
+                })
+                .collect();
+            history.read(&batch.records);
+            lanes
+        };
+        self.tracker().push(batch, lanes.clone());
+        self.note_in_flight();
+        if lanes.is_empty() {
+            self.signal.notify_one();
+        }
+        for (lane, batch) in self.lanes.iter().zip(lanes) {
+            if let Some(feed) = &*lock(&lane.feed) {
+                // the lane is gone only if the shard is on its way out
+                let _ = feed.send(batch);
+            }
+        }
+    }
+}
+
+/// Aborts a task when it is dropped.
+struct Task<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Part of the limit of a drain that is kept for the last commit and the release.
+fn reserve(limit: Duration) -> Duration {
+    (limit / 5).min(Duration::from_secs(2))
+}
+
+/// Runs a shard until it ends or is taken away.
+///
+/// # Cancel safety
+/// Dropping it cancels everything; nothing is committed any more.
+pub(crate) async fn run_shard(
+    shard: Arc<Shard>,
+    tasks: Vec<LaneTask>,
+    reader: Box<dyn Reader>,
+    acker: Box<dyn Acker>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> ShardEnd {
+    let core = shard.core.clone();
+    let mut end = ShardEnd::default();
+    let mut lanes = JoinSet::new();
+    for task in tasks {
+        lanes.spawn(task.run());
+    }
+    let mut publisher = Task(tokio::spawn(publish(shard.faults.clone(), core.desk.clone())));
+    let (finish, finishing) = watch::channel(false);
+    let mut committing = Box::pin(commit_loop(shard.clone(), acker, finishing));
+    let mut reading: Option<BoxFuture<'_, Result<(), SourceError>>> =
+        Some(Box::pin(shard.read_loop(reader)));
+    let mut limit: Option<(Instant, Duration)> = None;
+    let mut publishing = true;
+    let mut last: Option<CommitEnd> = None;
+    let mut lost = false;
+    let mut closed = false;
+
+    while last.is_none() && !lost {
+        if reading.is_none() && lanes.is_empty() && !closed {
+            closed = true;
+            shard.faults.close();
+        }
+        let drained = limit.map(|(at, _)| at);
+        let mut drain = None;
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                Some(Command::Drain(within)) => drain = Some(within),
+                Some(Command::Lost) => lost = true,
+                None => drain = Some(Duration::ZERO),
+            },
+            () = at(drained) => break,
+            commit = &mut committing => last = Some(commit),
+            read = async { match reading.as_mut() {
+                Some(reading) => reading.await,
+                None => std::future::pending().await,
+            } } => {
+                reading = None;
+                shard.close_inputs();
+                if let Err(error) = read {
+                    core.note_source_error(&shard.stream, Some(&shard.id), &error);
+                    end.fatal = Some(error.to_string());
+                    drain = Some(core.drain);
+                }
+            }
+            Some(lane) = lanes.join_next(), if !lanes.is_empty() => match lane {
+                Ok(LaneEnd::Ended | LaneEnd::Lost) => {}
+                Ok(LaneEnd::Broken) => {
+                    end.fatal = Some("the function of a pipeline panicked".to_owned());
+                    drain = Some(core.drain);
+                }
+                Err(panic) => {
+                    core.died();
+                    tracing::error!(
+                        target: "streambreaker::lane",
+                        stream = %shard.stream, shard = %shard.id, cancelled = panic.is_cancelled(),
+                        "the task of a lane died",
+                    );
+                    end.fatal = Some("the task of a lane died".to_owned());
+                    drain = Some(core.drain);
+                }
+            },
+            published = &mut publisher.0, if closed && publishing => {
+                publishing = false;
+                if published.is_err() {
+                    core.died();
+                    end.fatal = Some("the publisher of faults died".to_owned());
+                    break;
+                }
+                let _ = finish.send(true);
+            }
+        }
+        if let Some(within) = drain {
+            // a second limit only shortens the first
+            let until = Instant::now() + within.saturating_sub(reserve(within));
+            if limit.is_none_or(|(at, _)| until < at) {
+                limit = Some((until, reserve(within)));
+            }
+            reading = None;
+            shard.raise(Flag::FINAL | Flag::DRAINING);
+            shard.close_inputs();
+            core.gate.look();
+        }
+    }
+    drop(reading);
+    let fenced = matches!(last, Some(CommitEnd::Fenced));
+    lost |= fenced;
+    shard.raise(if lost { Flag::LOST | Flag::CLOSING } else { Flag::CLOSING | Flag::DRAINING });
+    shard.close_inputs();
+    let cut = !lanes.is_empty() || publishing;
+    lanes.shutdown().await;
+    if publishing {
+        publisher.0.abort();
+        let _ = (&mut publisher.0).await;
+    }
+    if last.is_none() && !lost {
+        // over the limit: what is settled is committed all the same, what is unfinished is not
+        let _ = finish.send(true);
+        let left = limit.map_or(Duration::ZERO, |(_, reserve)| reserve);
+        last = tokio::time::timeout(left, &mut committing).await.ok();
+    }
+    drop(committing);
+    end.complete = !lost && !cut && matches!(last, Some(CommitEnd::Finished { released: true }));
+    core.gate.look();
+    {
+        let mut tracker = shard.tracker();
+        tracker.give_up(&mut shard.history());
+        end.outcomes = tracker.take_outcomes();
+    }
+    core.note_unconfirmed(shard.faults.unconfirmed());
+    shard.note_in_flight();
+    if fenced {
+        tracing::warn!(
+            target: "streambreaker::lane",
+            stream = %shard.stream, shard = %shard.id,
+            "fenced: the shard belongs to another owner; its work is cancelled",
+        );
+    }
+    end
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
