@@ -167,6 +167,11 @@ fn b1_old_results_leave_the_window() {
     assert_eq!(breaker.state(), BreakerState::Closed);
     assert_eq!(breaker.status(start + secs(11)).calls, 1);
     assert_eq!(breaker.status(start + secs(60)).calls, 0);
+
+    let exact = circuit(Breaker::failure_ratio(0.5).window(secs(16)), start);
+    fail(&exact, 1, start);
+    assert_eq!(exact.status(start + secs(15)).calls, 1);
+    assert_eq!(exact.status(start + secs(16)).calls, 0, "the sixteenth slot has gone");
 }
 
 #[test]

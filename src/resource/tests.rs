@@ -223,3 +223,43 @@ fn status_is_serialisable() {
     assert_eq!(json["rate"]["per_second"], 50.0);
     assert_eq!(json["permits"]["limit"], 2);
 }
+
+/// Counts the events of one target.
+struct Heard(Arc<std::sync::atomic::AtomicU32>);
+
+impl tracing::Subscriber for Heard {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "streambreaker::resource"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_faults_and_no_transient_one_warn_once() {
+    let heard = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let _listening = tracing::subscriber::set_default(Heard(Arc::clone(&heard)));
+    let now = Instant::now();
+    let faults = |resource: &Resource, n: u32| {
+        for _ in 0..n {
+            let pass = resource.admit(now).expect("no breaker");
+            resource.failed(pass, &StepError::new(Class::Fault, "bad"), now);
+        }
+        heard.swap(0, Ordering::SeqCst)
+    };
+    let resource = built(plain());
+    assert_eq!((faults(&resource, 99), faults(&resource, 1), faults(&resource, 500)), (0, 1, 0));
+
+    let classified = built(plain());
+    classified.failed(classified.admit(now).expect("free"), &transient(), now);
+    assert_eq!(faults(&classified, 300), 0);
+    assert_eq!(faults(&built(plain().retry(Retry::none())), 300), 0, "nothing to work on anyway");
+}
