@@ -23,10 +23,15 @@ pub use error::{BoxError, Class, ResultExt, StepError};
 #[doc(inline)]
 pub use flow::{Flow, Input, Stage, Window};
 #[doc(inline)]
+pub use processor::{
+    BuildError, Outcome, Process, Processor, ProcessorBuilder, RunError, Shutdown, Trigger,
+    shutdown,
+};
+#[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
 pub use resource::Resource;
-pub use settle::{Fate, FaultKind, PipelineReport, Report};
+pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report};
 #[doc(inline)]
 pub use sink::Sink;
 #[doc(inline)]
@@ -36,4 +41,8 @@ pub use unit::{Event, Group, Lineage, Received, Uow};
 /// What most components import.
 pub mod prelude {
     pub use crate::error::{ResultExt, StepError};
+    pub use crate::flow::{Flow, Input, Stage, Window};
+    pub use crate::processor::{Processor, Shutdown};
+    pub use crate::resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
+    pub use crate::unit::{Event, Group, Received, Uow};
 }

@@ -195,6 +195,12 @@ pub trait Sink<T>: Send + Sync {
     /// The bytes that an item takes in a request.
     fn size(&self, item: &T) -> usize;
 
+    /// The stream that it writes to, where a source could read it: a processor refuses to read its own
+    /// faults.
+    fn stream(&self) -> Option<&str> {
+        None
+    }
+
     /// Writes the items, and notes each one's outcome as soon as it is known.
     ///
     /// `items` is never empty and never over the limits.
@@ -218,6 +224,10 @@ macro_rules! forward {
 
             fn size(&self, item: &T) -> usize {
                 (**self).size(item)
+            }
+
+            fn stream(&self) -> Option<&str> {
+                (**self).stream()
             }
 
             async fn write(&self, items: &[T], outcomes: &mut Outcomes<'_>) -> Result<(), StepError> {

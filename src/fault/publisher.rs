@@ -152,7 +152,11 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
     let mut failures = 0u32;
     loop {
         let busy = !pieces.is_empty();
-        let more = if pieces.len() < most { list.take(most - pieces.len(), busy).await } else { Some(Vec::new()) };
+        let more = if pieces.len() < most {
+            list.take(most - pieces.len(), busy).await
+        } else {
+            Some(Vec::new())
+        };
         match more {
             None if !busy => return,
             None => {}

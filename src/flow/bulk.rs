@@ -33,8 +33,11 @@ pub(crate) fn sort<I>(items: Vec<I>, mut log: OutcomeLog, call: Call) -> Sorted<
         Call::Returned(Ok(())) => None,
         Call::Returned(Err(error)) | Call::Broken(error) => Some(error),
     };
-    let mut sorted =
-        Sorted { done: Vec::new(), failed: Vec::new(), after: whole.as_ref().and_then(StepError::after) };
+    let mut sorted = Sorted {
+        done: Vec::new(),
+        failed: Vec::new(),
+        after: whole.as_ref().and_then(StepError::after),
+    };
     for (index, item) in items.into_iter().enumerate() {
         match log.take(index) {
             Some(Ok(())) => sorted.done.push(item),

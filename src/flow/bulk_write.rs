@@ -126,10 +126,8 @@ async fn request<T, K>(
         let items = values.into_iter().zip(origins).collect();
         let Sorted { done, failed, after } = sort(items, log, call);
         // what the request says of the dependency: one answer for the breaker and the rate
-        let failed: Vec<_> = failed
-            .into_iter()
-            .map(|(item, error)| (item, resource.classify(error)))
-            .collect();
+        let failed: Vec<_> =
+            failed.into_iter().map(|(item, error)| (item, resource.classify(error))).collect();
         let verdict = telling(&failed, done.is_empty(), after);
         match &verdict {
             Some(error) => resource.failed(admitted.pass, error, now),
@@ -251,9 +249,8 @@ where
         most: usize,
     ) -> Option<Item<S::Out>> {
         let cx = &writer.guard.cx;
-        let measured = cx.catch(|| {
-            (writer.sink.size(unit.value()), key.map_or(0, |key| key(unit.value())))
-        });
+        let measured =
+            cx.catch(|| (writer.sink.size(unit.value()), key.map_or(0, |key| key(unit.value()))));
         let (size, key) = match measured {
             Ok(measured) => measured,
             Err(panic) => {

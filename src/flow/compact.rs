@@ -106,13 +106,13 @@ impl<S: Stage> Flow<S> {
     {
         self.check_window("compact_by", window);
         self.add(StagePlan::new("compact_by").lingers(window.linger), |above, cx| {
-            let versioned = super::inline::Inline::new(above, cx.clone(), move |cx, unit| {
-                match cx.catch(|| version(unit.value())) {
-                    Ok(version) => Some(unit.map(|value| (value, version))),
-                    Err(panic) => {
-                        cx.fault(unit, panic);
-                        None
-                    }
+            let versioned = super::inline::Inline::new(above, cx.clone(), move |cx, unit| match cx
+                .catch(|| version(unit.value()))
+            {
+                Ok(version) => Some(unit.map(|value| (value, version))),
+                Err(panic) => {
+                    cx.fault(unit, panic);
+                    None
                 }
             });
             let key = move |(value, _): &(S::Out, V)| Some(key(value));

@@ -73,12 +73,10 @@ where
     loop {
         let admitted = match guard.try_admit(&unit.lineage) {
             Ok(admitted) => admitted,
-            Err(NotNow) => {
-                match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
-                    Ok(admitted) => admitted,
-                    Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
-                }
-            }
+            Err(NotNow) => match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
+                Ok(admitted) => admitted,
+                Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
+            },
         };
         let error = match attempt(this, &unit.value, slot).await {
             Ok(new) => {

@@ -26,8 +26,8 @@ pub use self::gather::Window;
 pub use self::input::Input;
 pub(crate) use self::input::{Entry, Feed};
 pub(crate) use self::plan::{StagePlan, named_stages};
-pub use self::stage::{Stage, StageCx, UNITS_A_POLL};
 pub(crate) use self::stage::panicked;
+pub use self::stage::{Stage, StageCx, UNITS_A_POLL};
 use crate::config::ConfigError;
 use crate::settle::LaneState;
 
@@ -61,8 +61,8 @@ mod validate;
 pub use self::bulk_write::BulkWrite;
 pub use self::decode::{Codec, DecodeError};
 pub(crate) use self::guard::timed_out;
-pub use self::publish::{NewEvent, OnReplay, Publication, Publish};
 pub use self::of_type::TypeFilter;
+pub use self::publish::{NewEvent, OnReplay, Publication, Publish};
 pub use self::through::Units;
 
 /// A chain of combinators, under construction.
@@ -91,11 +91,7 @@ impl Flow<Input> {
 
 impl<S> Flow<S> {
     /// Adds a stage: notes it in the plan, and hands `make` the stage above and the new stage's context.
-    pub(crate) fn add<T>(
-        mut self,
-        plan: StagePlan,
-        make: impl FnOnce(S, StageCx) -> T,
-    ) -> Flow<T> {
+    pub(crate) fn add<T>(mut self, plan: StagePlan, make: impl FnOnce(S, StageCx) -> T) -> Flow<T> {
         let id = u16::try_from(self.cx.plan.len()).unwrap_or(u16::MAX);
         if id == u16::MAX {
             self.mistake("stages", "65,535", "fewer");

@@ -51,8 +51,7 @@ impl<F: Fn(&str) -> bool + Send + Sync + 'static> TypeFilter for F {
 }
 
 fn any_of(names: Vec<String>) -> impl Fn(&str) -> bool + Send + Sync + 'static {
-    let (globs, names): (Vec<_>, Vec<_>) =
-        names.into_iter().partition(|name| name.contains('*'));
+    let (globs, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.contains('*'));
     let names: BTreeSet<String> = names.into_iter().collect();
     move |kind: &str| names.contains(kind) || globs.iter().any(|pattern| glob(pattern, kind))
 }
@@ -87,7 +86,8 @@ impl<S: Stage<Out = Received>> Flow<S> {
         let wanted = types.into_filter();
         self.add(StagePlan::new("of_type"), |above, cx| {
             Inline::new(above, cx, move |cx, unit: crate::unit::Uow<Received>| {
-                let verdict = cx.catch(|| unit.value().kind().map(|kind: Cow<'_, str>| wanted(&kind)));
+                let verdict =
+                    cx.catch(|| unit.value().kind().map(|kind: Cow<'_, str>| wanted(&kind)));
                 match verdict {
                     Ok(Some(true)) => return Some(unit),
                     Ok(Some(false)) => cx.filtered(unit),

@@ -101,7 +101,11 @@ impl<S> Flow<S> {
     pub(crate) fn check_width(&mut self, combinator: &str, n: usize) -> usize {
         const MOST: usize = 1 << 20;
         if n == 0 || n > MOST {
-            self.mistake(&format!("{combinator}: units at once"), n, "a number from 1 to 1,048,576");
+            self.mistake(
+                &format!("{combinator}: units at once"),
+                n,
+                "a number from 1 to 1,048,576",
+            );
         }
         n.clamp(1, MOST)
     }

@@ -157,7 +157,8 @@ impl<F: Future> Slots<F> {
         assert!(self.futures.len() < self.capacity as usize, "no slot is free");
         let slot = self.futures.len() as u32;
         self.futures.push(Box::pin(None));
-        self.wakers.push(Waker::from(Arc::new(SlotWaker { slot, deadlines: self.deadlines.clone() })));
+        self.wakers
+            .push(Waker::from(Arc::new(SlotWaker { slot, deadlines: self.deadlines.clone() })));
         self.free.push(slot);
         SlotId(slot)
     }

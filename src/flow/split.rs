@@ -78,7 +78,10 @@ fn split<T, U, I: IntoIterator<Item = U>>(
         }
         Err(lineage) => {
             let error = format!("a record cannot be split into {count} parts; the most is 65,535");
-            cx.fault(lineage.with(()), StepError::new(Class::Fault, error).with_name("TooManyParts"));
+            cx.fault(
+                lineage.with(()),
+                StepError::new(Class::Fault, error).with_name("TooManyParts"),
+            );
         }
     }
 }

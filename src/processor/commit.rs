@@ -64,7 +64,8 @@ pub(crate) async fn commit_loop(
         if news {
             let enough = settled.saturating_sub(counted) >= policy.records
                 || acks.len() as u64 >= policy.records;
-            let due = finishing || enough || now >= last + policy.every || shard.core.gate.is_busy();
+            let due =
+                finishing || enough || now >= last + policy.every || shard.core.gate.is_busy();
             if due && now >= not_before {
                 if let Some(acker) = idle.take() {
                     last = now;
@@ -98,9 +99,8 @@ pub(crate) async fn commit_loop(
         let wake = if idle.is_none() {
             None
         } else {
-            let commit_at = news.then(|| {
-                if finishing { not_before } else { not_before.max(last + policy.every) }
-            });
+            let commit_at = news
+                .then(|| if finishing { not_before } else { not_before.max(last + policy.every) });
             commit_at.into_iter().chain(extend_at).min()
         };
         tokio::select! {

@@ -96,9 +96,12 @@ impl Gate {
 impl GateKeeper {
     /// Whether a batch with this record has to be gated.
     pub(crate) fn concerns(&self, record: &Record) -> bool {
-        record.header(UNREADABLE).is_some()
-            || self.max_deliveries.is_some_and(|most| record.deliveries() >= suspect_from(most))
-            || self.gate.is_skipped(record)
+        record.header(UNREADABLE).is_some() || self.suspects(record) || self.gate.is_skipped(record)
+    }
+
+    /// Whether the record may be what kills the process.
+    pub(crate) fn suspects(&self, record: &Record) -> bool {
+        self.max_deliveries.is_some_and(|most| record.deliveries() >= suspect_from(most))
     }
 
     /// Decides on one record.
@@ -114,7 +117,8 @@ impl GateKeeper {
         }
         let record = &batch.batch.records[index as usize];
         let refusal = if let Some(reason) = record.header(UNREADABLE) {
-            let text = format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
+            let text =
+                format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
             Some(StepError::new(Class::Fault, text).with_name("Unreadable"))
         } else if self.gate.is_skipped(record) {
             let error = StepError::new(Class::Skipped, "skipped by an operator");
@@ -129,7 +133,7 @@ impl GateKeeper {
                     );
                     Some(StepError::new(Class::CrashLoop, text).with_name("CrashLoop"))
                 }
-                Some(most) if record.deliveries() >= suspect_from(most) => {
+                Some(_) if self.suspects(record) => {
                     if !self.gate.enter(batch, index, cx.waker()) {
                         return Entry::Wait;
                     }

@@ -146,8 +146,9 @@ async fn drive_one(
             return Poll::Ready(FlowEnd::Dropped);
         }
         if lane.has(Flag::HALTED) {
-            let limit =
-                limit.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
+            let limit = limit.get_or_insert_with(|| {
+                Box::pin(tokio::time::sleep_until(Instant::now() + patience))
+            });
             if limit.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(FlowEnd::Dropped);
             }

@@ -43,8 +43,6 @@ pub(crate) struct ShardEnd {
 
 /// One lane, as its shard sees it.
 pub(crate) struct ShardLane {
-    /// The pipeline's place among all of the processor's.
-    pub(crate) pipeline: usize,
     pub(crate) state: Arc<LaneState>,
     feed: Mutex<Option<mpsc::UnboundedSender<Arc<LaneBatch>>>>,
     keeper: GateKeeper,
@@ -74,8 +72,12 @@ pub(crate) struct Progress {
     pub(crate) last_read: Option<Instant>,
     pub(crate) failing: bool,
     pub(crate) full_since: Option<Instant>,
+    /// A record that may kill the process is in flight: nothing is read ahead of its decision.
+    suspect: bool,
     /// What the processor's totals know of this shard.
     counted: (usize, usize),
+    /// What was settled when the watchdog last saw progress, and when that was.
+    watched: Option<(u64, Instant)>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,10 +98,11 @@ impl Shard {
         let signal = Arc::new(Notify::new());
         let mut lanes = Vec::new();
         let mut tasks = Vec::new();
-        let enabled = core.pipelines.iter().enumerate().filter(|(_, p)| {
-            p.enabled && only.is_none_or(|only| p.info.is_called(only))
-        });
-        for (index, pipeline) in enabled {
+        let enabled = core
+            .pipelines
+            .iter()
+            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)));
+        for pipeline in enabled {
             let state = LaneState::new(
                 pipeline.info.clone(),
                 stream.clone(),
@@ -128,12 +131,7 @@ impl Shard {
                 random: core.random.clone(),
                 patience: pipeline.patience,
             });
-            lanes.push(ShardLane {
-                pipeline: index,
-                state,
-                feed: Mutex::new(Some(feed)),
-                keeper,
-            });
+            lanes.push(ShardLane { state, feed: Mutex::new(Some(feed)), keeper });
         }
         let shard = Arc::new(Self {
             history: core.history(&stream, &id),
@@ -151,7 +149,9 @@ impl Shard {
                 last_read: None,
                 failing: false,
                 full_since: None,
+                suspect: false,
                 counted: (0, 0),
+                watched: None,
             }),
         });
         (shard, tasks)
@@ -201,6 +201,26 @@ impl Shard {
         }
     }
 
+    /// The watchdog: whether nothing was settled for `limit` although something is open. Says so once a stall.
+    pub(crate) fn watch(&self, settled: u64, open: bool, limit: Duration) -> bool {
+        let mut progress = self.progress();
+        let now = Instant::now();
+        match progress.watched {
+            Some((seen, since)) if open && seen == settled => {
+                let stalled = now.duration_since(since) >= limit;
+                if stalled {
+                    // again only after as long once more
+                    progress.watched = Some((settled, now));
+                }
+                stalled
+            }
+            _ => {
+                progress.watched = Some((settled, now));
+                false
+            }
+        }
+    }
+
     fn close_inputs(&self) {
         for lane in &self.lanes {
             lock(&lane.feed).take();
@@ -224,10 +244,15 @@ impl Shard {
                 let tracker = self.tracker();
                 (tracker.records_in_flight(), tracker.bytes_in_flight())
             };
-            let mut free = (
-                limits.records.saturating_sub(records),
-                limits.bytes.saturating_sub(bytes),
-            );
+            let mut free =
+                (limits.records.saturating_sub(records), limits.bytes.saturating_sub(bytes));
+            if self.progress().suspect {
+                if records > 0 {
+                    free = (0, 0);
+                } else {
+                    self.progress().suspect = false;
+                }
+            }
             // each shard is always granted one batch, or a busy one would starve the others
             if records > 0 {
                 let total = self.core.in_flight.free(self.core.total_limits);
@@ -323,6 +348,9 @@ impl Shard {
             .lanes
             .first()
             .is_some_and(|lane| records.iter().any(|record| lane.keeper.concerns(record)));
+        if gated && records.iter().any(|record| self.lanes[0].keeper.suspects(record)) {
+            self.progress().suspect = true;
+        }
         self.core.note_passed_by(&self.id, &records);
         let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
         let ordered = self.caps.acknowledge == Acknowledge::Prefix;
@@ -332,7 +360,8 @@ impl Shard {
                 .lanes
                 .iter()
                 .map(|lane| {
-                    let counts = history.reading(lane.pipeline, &batch.records, ordered);
+                    let counts =
+                        history.reading(lane.state.pipeline.index, &batch.records, ordered);
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();

@@ -23,7 +23,6 @@
 //! ```
 
 // until flow and processor drive it
-#![allow(dead_code, unused_imports)]
 
 mod account;
 mod breaker;

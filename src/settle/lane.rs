@@ -48,18 +48,29 @@ pub(crate) struct StageInfo {
 /// What all lanes of one pipeline share.
 pub(crate) struct PipelineInfo {
     pub(crate) name: String,
+    /// Its place among all pipelines of the processor.
+    pub(crate) index: usize,
     pub(crate) processor: String,
     /// Names that it had before: a fault that names one of them is this pipeline's.
     pub(crate) formerly: Vec<String>,
     pub(crate) stages: OnceLock<Vec<StageInfo>>,
     pub(crate) flood: Floodgate,
+    /// How often a lane of it was built anew.
+    pub(crate) restarts: AtomicU64,
 }
 
 impl PipelineInfo {
+    /// Whether it has this name, or had it.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.formerly.iter().any(|old| old == name)
+    }
+
     pub(crate) fn stage(&self, id: u16) -> StageInfo {
-        self.stages.get().and_then(|all| all.get(usize::from(id))).cloned().unwrap_or_else(|| {
-            StageInfo { name: format!("stage-{id}"), resource: None }
-        })
+        self.stages
+            .get()
+            .and_then(|all| all.get(usize::from(id)))
+            .cloned()
+            .unwrap_or_else(|| StageInfo { name: format!("stage-{id}"), resource: None })
     }
 }
 
@@ -164,6 +175,7 @@ impl LaneState {
     /// Begins the next epoch: units of the flow before change nothing any more.
     pub(crate) fn next_epoch(&self) -> u32 {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+        self.pipeline.restarts.fetch_add(1, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 

@@ -8,8 +8,8 @@
 pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
 pub use self::fate::Fate;
 pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo};
-pub use self::report::{FaultKind, PipelineReport, Report};
-pub(crate) use self::tracker::{History, Tracker};
+pub use self::report::{FaultKind, Gap, PipelineReport, Report};
+pub(crate) use self::tracker::{History, Tally, Tracker};
 
 mod batch;
 mod fate;

@@ -176,9 +176,19 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secs = self.elapsed.as_secs_f64();
-        writeln!(f, "{} ran for {secs:.1} s, {} commits", printable(&self.processor), self.commits)?;
-        let width =
-            self.pipelines.keys().map(|n| printable(n).len()).max().unwrap_or(0).max("pipeline".len());
+        writeln!(
+            f,
+            "{} ran for {secs:.1} s, {} commits",
+            printable(&self.processor),
+            self.commits
+        )?;
+        let width = self
+            .pipelines
+            .keys()
+            .map(|n| printable(n).len())
+            .max()
+            .unwrap_or(0)
+            .max("pipeline".len());
         writeln!(
             f,
             "{:<width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
@@ -268,11 +278,16 @@ impl fmt::Display for Report {
 
 /// What is printed to a terminal has its control characters escaped.
 fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| {
-        let escape: Box<dyn Iterator<Item = char>> =
-            if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) };
-        escape
-    }).collect()
+    text.chars()
+        .flat_map(|c| {
+            let escape: Box<dyn Iterator<Item = char>> = if c.is_control() {
+                Box::new(c.escape_default())
+            } else {
+                Box::new(std::iter::once(c))
+            };
+            escape
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -280,7 +295,8 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let tally = Tally { read: 10, done: 6, filtered: 1, faulted: 2, returned: 0, redelivered: 0 };
+        let tally =
+            Tally { read: 10, done: 6, filtered: 1, faulted: 2, returned: 0, redelivered: 0 };
         Report {
             processor: "p".into(),
             pipelines: [("totals".to_owned(), PipelineReport::of(&tally))].into(),

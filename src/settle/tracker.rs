@@ -79,15 +79,15 @@ impl History {
         }
     }
 
-    /// Counts a read, and says how each record counts in pipeline `lane`; `None` if all are new.
+    /// Counts a read, and says how each record counts in this pipeline; `None` if all are new.
     pub(crate) fn reading(
         &mut self,
-        lane: usize,
+        pipeline: usize,
         records: &[Record],
         ordered: bool,
     ) -> Option<Box<[Count]>> {
-        let back = &mut self.returned[lane];
-        let tally = &mut self.tallies[lane];
+        let back = &mut self.returned[pipeline];
+        let tally = &mut self.tallies[pipeline];
         let mut high = self.high.as_ref().filter(|_| ordered);
         let mut counts: Option<Box<[Count]>> = None;
         for (index, record) in records.iter().enumerate() {
@@ -121,10 +121,10 @@ impl History {
         }
     }
 
-    fn note(&mut self, lane: usize, count: Count, fate: Fate, position: &Position) {
-        self.tallies[lane].note(count, fate);
+    fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position) {
+        self.tallies[pipeline].note(count, fate);
         if fate == Fate::Returned && count != Count::Not {
-            let back = &mut self.returned[lane];
+            let back = &mut self.returned[pipeline];
             if back.len() == REMEMBERED {
                 back.pop_first();
             }
@@ -152,11 +152,19 @@ impl Entry {
         self.lanes.iter().all(|lane| lane.is_settled(index))
     }
 
-    fn retire(&self, history: &mut History) {
-        for (lane, states) in self.lanes.iter().enumerate() {
+    fn retire(&self, history: &mut History, outcomes: Option<&mut Vec<(Record, Fate)>>) {
+        if let Some(outcomes) = outcomes {
+            outcomes.extend(self.batch.records.iter().enumerate().map(|(index, record)| {
+                // a record that no pipeline takes is kept out
+                let fates = self.lanes.iter().map(|l| l.fate(index).unwrap_or(Fate::Returned));
+                (record.clone(), fates.fold(Fate::Filtered, worse))
+            }));
+        }
+        for states in &self.lanes {
+            let pipeline = states.lane.pipeline.index;
             for (index, record) in self.batch.records.iter().enumerate() {
                 let fate = states.fate(index).unwrap_or(Fate::Returned);
-                history.note(lane, states.count(index), fate, record.position());
+                history.note(pipeline, states.count(index), fate, record.position());
             }
         }
     }
@@ -171,9 +179,21 @@ pub(crate) struct Tracker {
     /// The last position of the settled prefix, and the arrival of the record there.
     prefix: Option<(Position, Timestamp)>,
     settled: u64,
+    /// What became of each record, where that was asked for.
+    outcomes: Option<Vec<(Record, Fate)>>,
 }
 
 impl Tracker {
+    /// A tracker that keeps what became of each record, if `collect`.
+    pub(crate) fn new(collect: bool) -> Self {
+        Self { outcomes: collect.then(Vec::new), ..Self::default() }
+    }
+
+    /// What became of each record that has left the tracker.
+    pub(crate) fn take_outcomes(&mut self) -> Vec<(Record, Fate)> {
+        self.outcomes.take().unwrap_or_default()
+    }
+
     pub(crate) fn push(&mut self, batch: Arc<Batch>, lanes: Vec<Arc<LaneBatch>>) {
         debug_assert!(lanes.iter().all(|lane| lane.len() == batch.records.len()));
         self.records += batch.records.len();
@@ -220,7 +240,7 @@ impl Tracker {
         })
     }
 
-    /// Whether the oldest record of lane `lane` that is not settled is still the one at `position`.
+    /// The oldest record of lane `lane` that is not settled there.
     pub(crate) fn oldest_of(&self, lane: usize) -> Option<&Record> {
         self.entries.iter().find_map(|entry| {
             let states = &entry.lanes[lane];
@@ -246,13 +266,16 @@ impl Tracker {
             self.settled += moved as u64;
             if moved > 0 {
                 let record = &entry.batch.records[entry.next - 1];
-                self.prefix = Some((record.position().clone(), record.arrival()));
+                // a redelivery of what is settled already does not move it back
+                if self.prefix.as_ref().is_none_or(|(at, _)| record.position() > at) {
+                    self.prefix = Some((record.position().clone(), record.arrival()));
+                }
             }
             if entry.next < entry.len() {
                 break;
             }
             self.bytes -= entry.batch.bytes;
-            entry.retire(history);
+            entry.retire(history, self.outcomes.as_mut());
             self.entries.pop_front();
         }
         self.settled > before
@@ -297,7 +320,7 @@ impl Tracker {
             }
             if entry.acks == entry.len() {
                 self.bytes -= entry.batch.bytes;
-                entry.retire(history);
+                entry.retire(history, self.outcomes.as_mut());
                 self.entries.remove(position);
             } else {
                 position += 1;
@@ -335,7 +358,7 @@ impl Tracker {
     /// Ends an assignment: what is not settled counts as returned, and can come again.
     pub(crate) fn give_up(&mut self, history: &mut History) {
         for entry in self.entries.drain(..) {
-            entry.retire(history);
+            entry.retire(history, self.outcomes.as_mut());
         }
         self.records = 0;
         self.bytes = 0;

@@ -1,0 +1,374 @@
+//! What all parts of one processor share: its pipelines, limits and policies, and what is counted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::drive::Make;
+use super::gate::Gate;
+use super::shard::Shard;
+use crate::clock::{Clock, Random};
+use crate::envelope::Envelope;
+use crate::fault::FaultDesk;
+use crate::record::{Position, Record, ShardId};
+use crate::resource::{Resource, Retry};
+use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
+use crate::source::{CommitError, SourceError};
+
+/// A limit of records and bytes in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
+/// When to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CommitPolicy {
+    pub(crate) every: Duration,
+    pub(crate) records: u64,
+    /// Of one call; a later reply counts as none.
+    pub(crate) timeout: Duration,
+}
+
+/// One pipeline of a processor.
+pub(crate) struct Pipeline {
+    pub(crate) info: Arc<PipelineInfo>,
+    pub(crate) make: Make,
+    pub(crate) enabled: bool,
+    /// The worst case of a unit: how long a halted flow may go on.
+    pub(crate) patience: Duration,
+}
+
+pub(crate) struct Core {
+    pub(crate) name: String,
+    pub(crate) pipelines: Vec<Pipeline>,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) envelope: Arc<dyn Envelope>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Random,
+    pub(crate) desk: Arc<FaultDesk>,
+    pub(crate) faults_in: Option<String>,
+    pub(crate) limits: InFlight,
+    pub(crate) total_limits: InFlight,
+    pub(crate) in_flight: InFlightTotal,
+    pub(crate) commit: CommitPolicy,
+    pub(crate) drain: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) max_deliveries: u32,
+    pub(crate) stall: Duration,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) dead: AtomicBool,
+    commits: AtomicU64,
+    unconfirmed: AtomicU64,
+    book: Mutex<Book>,
+}
+
+/// What is remembered over shards.
+#[derive(Default)]
+struct Book {
+    histories: BTreeMap<(String, ShardId), Arc<Mutex<History>>>,
+    live: Vec<Weak<Shard>>,
+    gaps: Vec<Gap>,
+    passed_by: BTreeMap<ShardId, (Position, Position)>,
+    told: Vec<Tally>,
+}
+
+/// How much all shards have in flight together.
+#[derive(Default)]
+pub(crate) struct InFlightTotal {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    freed: Notify,
+}
+
+impl InFlightTotal {
+    pub(crate) fn change(&self, before: (usize, usize), now: (usize, usize)) {
+        let apply = |total: &AtomicUsize, before: usize, now: usize| {
+            if now >= before {
+                total.fetch_add(now - before, Ordering::AcqRel);
+            } else {
+                total.fetch_sub(before - now, Ordering::AcqRel);
+            }
+        };
+        apply(&self.records, before.0, now.0);
+        apply(&self.bytes, before.1, now.1);
+        if now.0 < before.0 || now.1 < before.1 {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// To be made before `free` is asked.
+    pub(crate) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
+
+    pub(crate) fn free(&self, limits: InFlight) -> (usize, usize) {
+        (
+            limits.records.saturating_sub(self.records.load(Ordering::Acquire)),
+            limits.bytes.saturating_sub(self.bytes.load(Ordering::Acquire)),
+        )
+    }
+
+    pub(crate) fn now(&self) -> (usize, usize) {
+        (self.records.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire))
+    }
+}
+
+/// What a processor is made of; the counters begin at zero.
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) pipelines: Vec<Pipeline>,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) envelope: Arc<dyn Envelope>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Random,
+    pub(crate) desk: Arc<FaultDesk>,
+    pub(crate) faults_in: Option<String>,
+    pub(crate) limits: InFlight,
+    pub(crate) total_limits: InFlight,
+    pub(crate) commit: CommitPolicy,
+    pub(crate) drain: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) max_deliveries: u32,
+    pub(crate) stall: Duration,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let told = vec![Tally::default(); parts.pipelines.len()];
+        Arc::new(Self {
+            name: parts.name,
+            pipelines: parts.pipelines,
+            resources: parts.resources,
+            envelope: parts.envelope,
+            clock: parts.clock,
+            random: parts.random,
+            desk: parts.desk,
+            faults_in: parts.faults_in,
+            limits: parts.limits,
+            total_limits: parts.total_limits,
+            in_flight: InFlightTotal::default(),
+            commit: parts.commit,
+            drain: parts.drain,
+            deadline: parts.deadline,
+            max_deliveries: parts.max_deliveries,
+            stall: parts.stall,
+            gate: Arc::default(),
+            dead: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            unconfirmed: AtomicU64::new(0),
+            book: Mutex::new(Book { told, ..Book::default() }),
+        })
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What has been seen of a shard in this life.
+    pub(crate) fn history(&self, stream: &str, shard: &ShardId) -> Arc<Mutex<History>> {
+        self.book()
+            .histories
+            .entry((stream.to_owned(), shard.clone()))
+            .or_insert_with(|| Arc::new(Mutex::new(History::new(self.pipelines.len()))))
+            .clone()
+    }
+
+    /// A shard has begun: it takes part in status and metrics.
+    pub(crate) fn join(&self, shard: &Arc<Shard>) {
+        let mut book = self.book();
+        book.live.retain(|shard| shard.strong_count() > 0);
+        book.live.push(Arc::downgrade(shard));
+    }
+
+    /// The shards that this process owns.
+    pub(crate) fn shards(&self) -> Vec<Arc<Shard>> {
+        self.book().live.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// One of our tasks has died.
+    pub(crate) fn died(&self) {
+        self.dead.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn source_backoff(&self) -> Retry {
+        Retry::exponential().max_attempts(u32::MAX).no_quick().cap(Duration::from_secs(10))
+    }
+
+    /// How long a returned record is left alone, on a source that takes it back.
+    pub(crate) fn return_delay(&self, deliveries: u32) -> Duration {
+        let backoff = Retry::exponential()
+            .max_attempts(u32::MAX)
+            .no_quick()
+            .base(Duration::from_millis(100))
+            .cap(Duration::from_secs(30));
+        backoff.delay(deliveries, &self.random).unwrap_or(Duration::from_secs(30))
+    }
+
+    pub(crate) fn note_gap(&self, gap: Gap) {
+        self.book().gaps.push(gap);
+    }
+
+    pub(crate) fn note_unconfirmed(&self, faults: u64) {
+        self.unconfirmed.fetch_add(faults, Ordering::AcqRel);
+    }
+
+    pub(crate) fn note_passed_by(&self, shard: &ShardId, records: &[Record]) {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
+        if self.pipelines.iter().all(|pipeline| pipeline.enabled) {
+            return;
+        }
+        self.book()
+            .passed_by
+            .entry(shard.clone())
+            .and_modify(|(_, to)| *to = last.position().clone())
+            .or_insert_with(|| (first.position().clone(), last.position().clone()));
+    }
+
+    pub(crate) fn note_commit(&self, shard: &Shard) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(
+            "streambreaker_commits_total",
+            "processor" => self.name.clone(), "stream" => shard.stream.to_string(), "outcome" => "done"
+        )
+        .increment(1);
+    }
+
+    pub(crate) fn note_commit_error(&self, shard: &Shard, error: &CommitError) {
+        metrics::counter!(
+            "streambreaker_commits_total",
+            "processor" => self.name.clone(), "stream" => shard.stream.to_string(), "outcome" => "failed"
+        )
+        .increment(1);
+        tracing::warn!(
+            target: "streambreaker::lane",
+            stream = %shard.stream, shard = %shard.id, %error,
+            "a commit did not go through; it is tried again",
+        );
+    }
+
+    pub(crate) fn note_source_error(
+        &self,
+        stream: &str,
+        shard: Option<&ShardId>,
+        error: &SourceError,
+    ) {
+        metrics::counter!(
+            "streambreaker_source_errors_total",
+            "processor" => self.name.clone(), "stream" => stream.to_owned()
+        )
+        .increment(1);
+        tracing::warn!(
+            target: "streambreaker::lane",
+            %stream, shard = shard.map(tracing::field::display), %error,
+            "the source failed",
+        );
+    }
+
+    /// How the records of each pipeline stand: of all shards that were ever owned.
+    pub(crate) fn tallies(&self) -> Vec<Tally> {
+        let histories: Vec<_> = self.book().histories.values().cloned().collect();
+        let live = self.shards();
+        let mut tallies = vec![Tally::default(); self.pipelines.len()];
+        // a shard's tracker before its history, as everywhere
+        for shard in &live {
+            let tracker = shard.tracker();
+            for (lane, states) in shard.lanes.iter().enumerate() {
+                tallies[states.state.pipeline.index].add(&tracker.tally(lane));
+            }
+        }
+        for history in histories {
+            let history = history.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            for (tally, more) in tallies.iter_mut().zip(&history.tallies) {
+                tally.add(more);
+            }
+        }
+        tallies
+    }
+
+    pub(crate) fn report(&self, elapsed: Duration) -> Report {
+        let tallies = self.tallies();
+        let restarts = self.restarts();
+        let book = self.book();
+        let pipelines = self
+            .pipelines
+            .iter()
+            .zip(tallies)
+            .map(|(pipeline, tally)| {
+                let mut report = PipelineReport::of(&tally);
+                report.enabled = pipeline.enabled;
+                report.restarts = restarts.get(&pipeline.info.index).copied().unwrap_or(0);
+                if !pipeline.enabled {
+                    report.passed_by = book
+                        .passed_by
+                        .iter()
+                        .map(|(s, (a, b))| (s.to_string(), (a.to_string(), b.to_string())))
+                        .collect();
+                }
+                (pipeline.info.name.clone(), report)
+            })
+            .collect();
+        let mut kinds: Vec<FaultKind> = self
+            .desk
+            .kinds
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .values()
+            .map(|kind| kind.kind.clone())
+            .collect();
+        kinds.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.fingerprint.cmp(&b.fingerprint)));
+        Report {
+            processor: self.name.clone(),
+            pipelines,
+            faults_stored: self.desk.stored.load(Ordering::Relaxed),
+            faults_unconfirmed: self.unconfirmed.load(Ordering::Acquire),
+            faults_in: self.faults_in.clone(),
+            kinds,
+            gaps: book.gaps.clone(),
+            commits: self.commits.load(Ordering::Relaxed),
+            elapsed,
+            drained: true,
+            error: None,
+        }
+    }
+
+    fn restarts(&self) -> BTreeMap<usize, u64> {
+        self.pipelines
+            .iter()
+            .map(|p| (p.info.index, p.info.restarts.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    /// Tells metrics what came since the last time, and warns of what stands still.
+    pub(crate) fn tick(&self) {
+        let now = self.clock.now();
+        for shard in self.shards() {
+            super::observe::shard(self, &shard, now);
+        }
+        let tallies = self.tallies();
+        let mut book = self.book();
+        for (pipeline, tally) in self.pipelines.iter().zip(&tallies) {
+            let told = &mut book.told[pipeline.info.index];
+            super::observe::records(self, &pipeline.info.name, told, tally);
+            *told = *tally;
+        }
+        drop(book);
+        let instant = tokio::time::Instant::now();
+        for resource in &self.resources {
+            resource.publish_metrics(instant);
+        }
+        super::observe::totals(self);
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Processor({})", self.name)
+    }
+}

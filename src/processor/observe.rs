@@ -1,0 +1,121 @@
+//! What is told to metrics on every tick, and the watchdog that says what stands still.
+//!
+//! Nothing here is done an event: the differences are told on the commit interval.
+
+use std::time::Duration;
+
+use super::core::Core;
+use super::shard::Shard;
+use crate::record::Timestamp;
+use crate::settle::{Fate, Tally};
+
+/// Records by fate.
+pub(crate) fn records(core: &Core, pipeline: &str, told: &Tally, now: &Tally) {
+    let tell = |fate: Fate, before: u64, after: u64| {
+        if after > before {
+            metrics::counter!(
+                "streambreaker_records_total",
+                "processor" => core.name.clone(),
+                "pipeline" => pipeline.to_owned(),
+                "fate" => fate.as_str(),
+            )
+            .increment(after - before);
+        }
+    };
+    tell(Fate::Done, told.done, now.done);
+    tell(Fate::Filtered, told.filtered, now.filtered);
+    tell(Fate::Faulted, told.faulted, now.faulted);
+    tell(Fate::Returned, told.returned, now.returned);
+    if now.redelivered > told.redelivered {
+        metrics::counter!(
+            "streambreaker_redelivered_total",
+            "processor" => core.name.clone(),
+            "pipeline" => pipeline.to_owned(),
+        )
+        .increment(now.redelivered - told.redelivered);
+    }
+}
+
+/// Age, lag, what is in flight, and what waits for the fault sink.
+pub(crate) fn shard(core: &Core, shard: &Shard, now: Timestamp) {
+    let labels = [
+        ("processor", core.name.clone()),
+        ("stream", shard.stream.to_string()),
+        ("shard", shard.id.to_string()),
+    ];
+    let age = shard.iterator_age(now);
+    metrics::gauge!("streambreaker_iterator_age_seconds", &labels).set(age.as_secs_f64());
+    let progress = *shard.progress();
+    if let Some(behind) = progress.behind.records {
+        metrics::gauge!("streambreaker_lag_records", &labels).set(behind as f64);
+    }
+    let (records, bytes) = {
+        let tracker = shard.tracker();
+        (tracker.records_in_flight(), tracker.bytes_in_flight())
+    };
+    metrics::gauge!("streambreaker_in_flight_records", &labels).set(records as f64);
+    metrics::gauge!("streambreaker_in_flight_bytes", &labels).set(bytes as f64);
+    let unconfirmed = shard.faults.unconfirmed();
+    metrics::gauge!("streambreaker_faults_unconfirmed", &labels).set(unconfirmed as f64);
+    let waited = shard.faults.waiting_since().map_or(Duration::ZERO, |since| since.elapsed());
+    metrics::gauge!("streambreaker_faults_unconfirmed_age_seconds", &labels)
+        .set(waited.as_secs_f64());
+    metrics::gauge!("streambreaker_source_waiting", &labels)
+        .set(if progress.full_since.is_some() { 1.0 } else { 0.0 });
+    stalled(core, shard, age);
+}
+
+/// Says, once a stall, that a shard with something in flight has not settled anything for long.
+fn stalled(core: &Core, shard: &Shard, age: Duration) {
+    let (settled, open, oldest) = {
+        let tracker = shard.tracker();
+        let oldest = tracker.oldest().map(|record| record.position().clone());
+        (tracker.settled(), tracker.records_in_flight(), oldest)
+    };
+    if !shard.watch(settled, open > 0, core.stall) {
+        return;
+    }
+    let lanes: Vec<String> = {
+        let tracker = shard.tracker();
+        shard
+            .lanes
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| tracker.oldest_of(*index).is_some())
+            .map(|(_, lane)| lane.state.pipeline.name.clone())
+            .collect()
+    };
+    metrics::counter!(
+        "streambreaker_stalls_total",
+        "processor" => core.name.clone(), "stream" => shard.stream.to_string()
+    )
+    .increment(1);
+    tracing::error!(
+        target: "streambreaker::lane",
+        stream = %shard.stream,
+        shard = %shard.id,
+        oldest = oldest.as_ref().map(tracing::field::display),
+        in_flight = open,
+        iterator_age_s = age.as_secs(),
+        unconfirmed_faults = shard.faults.unconfirmed(),
+        pipelines = ?lanes,
+        "nothing has been settled for long although there is something to do",
+    );
+}
+
+/// What concerns the processor as a whole.
+pub(crate) fn totals(core: &Core) {
+    let (records, bytes) = core.in_flight.now();
+    let labels = [("processor", core.name.clone())];
+    metrics::gauge!("streambreaker_in_flight_records_total", &labels).set(records as f64);
+    metrics::gauge!("streambreaker_in_flight_bytes_total", &labels).set(bytes as f64);
+    for pipeline in &core.pipelines {
+        let restarts = pipeline.info.restarts.load(std::sync::atomic::Ordering::Relaxed);
+        metrics::counter!(
+            "streambreaker_restarts_total",
+            "processor" => core.name.clone(),
+            "pipeline" => pipeline.info.name.clone(),
+        )
+        .absolute(restarts);
+    }
+}
