@@ -24,14 +24,15 @@ pub use error::{BoxError, Class, ResultExt, StepError};
 pub use flow::{Flow, Input, Stage, Window};
 #[doc(inline)]
 pub use processor::{
-    BuildError, Outcome, Process, Processor, ProcessorBuilder, RunError, Shutdown, Trigger,
+    BuildError, By, FaultStatus, Handle, LaneStatus, Outcome, Phase, PipelineStatus, Process,
+    Processor, ProcessorBuilder, RunError, Shutdown, SourceStatus, Status, SwitchError, Trigger,
     shutdown,
 };
 #[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
 pub use resource::Resource;
-pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report};
+pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report, WaitsFor};
 #[doc(inline)]
 pub use sink::Sink;
 #[doc(inline)]

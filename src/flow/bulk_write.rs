@@ -161,7 +161,8 @@ async fn request<T, K>(
             Ok(delay) => {
                 (values, origins) =
                     left.into_iter().map(|((value, origin), _)| (value, origin)).unzip();
-                guard.deadlines.pause(slot, delay).await;
+                let place = origins.first().and_then(|(lineage, _)| lineage.place());
+                guard.back_off(slot, place, delay).await;
             }
             Err(why) => {
                 for ((_, origin), error) in left {

@@ -115,7 +115,7 @@ impl Stage for Input {
             if let Some(batch) = feed.batches.get(feed.at.0) {
                 let index = feed.at.1;
                 if (index as usize) < batch.len() {
-                    if batch.batch.gated {
+                    if batch.batch.gated || this.lane.has(Flag::SKIPPING) {
                         match (feed.gate)(batch, index, feed.epoch, cx) {
                             Entry::Open => {}
                             Entry::Wait => return Poll::Pending,

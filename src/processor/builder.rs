@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -324,6 +324,7 @@ impl ProcessorBuilder {
                 stages: OnceLock::new(),
                 flood: Floodgate::new(self.flood, &*self.name, &*spec.name),
                 restarts: AtomicU64::new(0),
+                paused: AtomicBool::new(false),
             });
             let plan = self.dry_run(&info, &spec.make, &mut mistakes);
             for resource in plan.iter().filter_map(|stage| stage.resource.as_ref()) {

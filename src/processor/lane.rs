@@ -115,7 +115,10 @@ impl LaneTask {
                 wait_ms = wait.as_millis() as u64,
                 "a unit was returned; the lane is built anew after a wait",
             );
-            if !pause(&lane, wait).await {
+            lane.raise(Flag::RESTING);
+            let on = pause(&lane, wait).await;
+            lane.lower(Flag::RESTING);
+            if !on {
                 return if lane.has(Flag::LOST) { LaneEnd::Lost } else { LaneEnd::Ended };
             }
             lane.lower(Flag::HALTED | Flag::FATAL);

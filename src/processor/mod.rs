@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 use self::budget::TimeBudget;
 pub use self::builder::{BuildError, ProcessorBuilder};
 use self::core::Core;
+pub use self::handle::{By, Handle, SwitchError};
 pub use self::process::{Outcome, Process};
 pub use self::shutdown::{Shutdown, Trigger, shutdown};
+pub use self::status::{FaultStatus, LaneStatus, Phase, PipelineStatus, SourceStatus, Status};
 use crate::record::Record;
 use crate::settle::Report;
 use crate::source::{BoxSource, Source, boxed};
@@ -18,12 +20,14 @@ mod commit;
 mod core;
 mod drive;
 mod gate;
+mod handle;
 mod lane;
 mod observe;
 mod process;
 mod run;
 mod shard;
 mod shutdown;
+mod status;
 
 /// Why a processor did not run to an orderly end.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +158,11 @@ impl Processor {
     /// For hosts that call with records and want to know what became of each, and for tests.
     pub fn process(&self, records: impl IntoIterator<Item = Record>) -> Process {
         Process::new(self.core.clone(), records.into_iter().collect())
+    }
+
+    /// Looks at the processor, and turns its switches, from anywhere, while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.core.clone())
     }
 
     /// The time budget of every pipeline, as tables: what one unit may take at worst, stage by stage.

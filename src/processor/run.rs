@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::shard::{Command, Shard, ShardEnd, run_shard};
 use super::shutdown::Shutdown;
+use super::status::Phase;
 use crate::record::ShardId;
 use crate::settle::Report;
 use crate::source::{BoxSource, Change, Source, SourceError};
@@ -29,6 +30,7 @@ pub(crate) async fn run_source(
     mut shutdown: Shutdown,
 ) -> Report {
     let began = Instant::now();
+    core.enter(Phase::Starting);
     let caps = source.caps();
     let backoff = core.source_backoff();
     let mut owned: BTreeMap<u64, Owned> = BTreeMap::new();
@@ -79,7 +81,12 @@ pub(crate) async fn run_source(
                 }
             },
             change = next(&mut source, wait), if changes => match change {
-                Ok(None) => changes = false,
+                Ok(None) => {
+                    changes = false;
+                    if !draining {
+                        core.enter(Phase::Running);
+                    }
+                }
                 Ok(Some(Change::Assigned { shard: id, reader, acker })) => {
                     failures = 0;
                     wait = None;
@@ -96,6 +103,7 @@ pub(crate) async fn run_source(
                     let (commands, told) = mpsc::unbounded_channel();
                     let (shard, lanes) = Shard::new(&core, caps.clone(), id.clone(), None, false);
                     core.join(&shard);
+                    core.enter(Phase::Running);
                     tracing::info!(
                         target: "streambreaker::lane", processor = %core.name, stream = %caps.stream, shard = %id,
                         "a shard is assigned",
@@ -141,12 +149,14 @@ pub(crate) async fn run_source(
         if let Some(limit) = drain {
             if !draining {
                 draining = true;
+                core.enter(Phase::Draining);
                 for shard in owned.values() {
                     let _ = shard.commands.send(Command::Drain(limit));
                 }
             }
         }
     }
+    core.enter(Phase::Stopped);
     core.tick();
     let mut report = core.report(began.elapsed());
     report.drained = complete;

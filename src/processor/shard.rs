@@ -3,6 +3,7 @@
 //! Reader and acker work side by side, so a commit never interrupts a read. Ending goes in a fixed order:
 //! reader, end of input, flow, publisher, commit, release, all under one limit.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
 use crate::record::{Record, ShardId, Timestamp};
-use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker};
+use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker, WaitsFor};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
 /// What a shard is told.
@@ -71,6 +72,8 @@ pub(crate) struct Progress {
     pub(crate) behind: Behind,
     pub(crate) last_read: Option<Instant>,
     pub(crate) failing: bool,
+    /// The class of the last error, `transient` or `fatal`, and when it was.
+    pub(crate) last_error: Option<(&'static str, Instant)>,
     pub(crate) full_since: Option<Instant>,
     /// A record that may kill the process is in flight: nothing is read ahead of its decision.
     suspect: bool,
@@ -114,6 +117,9 @@ impl Shard {
             if caps.acknowledge == Acknowledge::Each {
                 state.raise(Flag::FINAL);
             }
+            if pipeline.info.paused.load(Ordering::Acquire) {
+                state.raise(Flag::PAUSED);
+            }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
@@ -148,6 +154,7 @@ impl Shard {
                 behind: Behind::unknown(),
                 last_read: None,
                 failing: false,
+                last_error: None,
                 full_since: None,
                 suspect: false,
                 counted: (0, 0),
@@ -198,6 +205,28 @@ impl Shard {
         self.core.in_flight.change(before, now);
         if now.0 < before.0 || now.1 < before.1 {
             self.room.notify_one();
+        }
+    }
+
+    /// What the oldest unit of lane `lane` waits for.
+    pub(crate) fn waits_for(&self, lane: usize) -> WaitsFor {
+        let state = &self.lanes[lane].state;
+        if state.has(Flag::RESTING) {
+            return WaitsFor::Restart;
+        }
+        let tracker = self.tracker();
+        match tracker.oldest_of(lane) {
+            Some((batch, index)) if batch.is_held(index) => WaitsFor::Faults,
+            Some((batch, index)) => {
+                let place = batch.place(u32::try_from(index).unwrap_or(u32::MAX));
+                match state.waits_for(place) {
+                    Some(what) => what,
+                    None if state.has(Flag::PAUSED) => WaitsFor::Operator,
+                    None => WaitsFor::Handler,
+                }
+            }
+            None if self.progress().full_since.is_some() => WaitsFor::Pipeline,
+            None => WaitsFor::Source,
         }
     }
 
@@ -328,7 +357,11 @@ impl Shard {
                 Err(error @ SourceError::Fatal(_)) => return Err(error),
                 Err(error) => {
                     failures += 1;
-                    self.progress().failing = true;
+                    {
+                        let mut progress = self.progress();
+                        progress.failing = true;
+                        progress.last_error = Some(("transient", Instant::now()));
+                    }
                     self.core.note_source_error(&self.stream, Some(&self.id), &error);
                     let wait = backoff.delay(failures, &self.core.random).unwrap_or_default();
                     tokio::time::sleep(wait.max(Duration::from_millis(1))).await;

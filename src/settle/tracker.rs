@@ -212,10 +212,6 @@ impl Tracker {
         self.bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// How many records have been settled in this assignment.
     pub(crate) fn settled(&self) -> u64 {
         self.settled
@@ -240,17 +236,22 @@ impl Tracker {
         })
     }
 
-    /// The oldest record of lane `lane` that is not settled there.
-    pub(crate) fn oldest_of(&self, lane: usize) -> Option<&Record> {
+    /// The oldest record of lane `lane` that is not settled there: its batch and index.
+    pub(crate) fn oldest_of(&self, lane: usize) -> Option<(&Arc<LaneBatch>, usize)> {
         self.entries.iter().find_map(|entry| {
             let states = &entry.lanes[lane];
             if states.open() == 0 {
                 return None;
             }
             (entry.next..entry.len())
-                .find(|index| !states.is_settled(*index))
-                .map(|index| &entry.batch.records[index])
+                .find(|index| !entry.acked[*index] && !states.is_settled(*index))
+                .map(|index| (states, index))
         })
+    }
+
+    /// How many records of lane `lane` are not settled there.
+    pub(crate) fn open_of(&self, lane: usize) -> usize {
+        self.entries.iter().map(|entry| entry.lanes[lane].open() as usize).sum()
     }
 
     /// Moves the settled prefix on; whether it moved.
