@@ -137,8 +137,8 @@ fn stalled(core: &Core, shard: &Shard, age: Duration) {
 pub(crate) fn totals(core: &Core) {
     let (records, bytes) = core.in_flight.now();
     let labels = [("processor", core.name.clone())];
-    metrics::gauge!("streambreaker_in_flight_records_total", &labels).set(records as f64);
-    metrics::gauge!("streambreaker_in_flight_bytes_total", &labels).set(bytes as f64);
+    metrics::gauge!("streambreaker_processor_in_flight_records", &labels).set(records as f64);
+    metrics::gauge!("streambreaker_processor_in_flight_bytes", &labels).set(bytes as f64);
     for pipeline in &core.pipelines {
         let restarts = pipeline.info.restarts.load(std::sync::atomic::Ordering::Relaxed);
         metrics::counter!(
