@@ -1,7 +1,7 @@
 //! skeleton
 
 pub mod clock;
-mod config;
+pub mod config;
 pub mod envelope;
 pub mod error;
 pub mod fault;
@@ -17,7 +17,7 @@ pub mod source;
 mod unit;
 
 #[doc(inline)]
-pub use config::ConfigError;
+pub use config::{Config, ConfigError};
 #[doc(inline)]
 pub use error::{BoxError, Class, ResultExt, StepError};
 #[doc(inline)]

@@ -36,6 +36,8 @@ pub struct BulkWrite<S: Stage, K> {
     above: S,
     writer: Arc<Writer<S::Out, K>>,
     window: Window,
+    /// The sink's own.
+    limits: Window,
     key: Option<KeyOf<S::Out>>,
     mute_replay: bool,
     buffer: VecDeque<Item<S::Out>>,
@@ -504,29 +506,42 @@ where
                 "at least one of each",
             );
         }
-        let window = Window { items: items.max(1), bytes: bytes.max(1), linger: LINGER };
+        // the sink's limits bound whatever else is told
+        let limits = Window { items: items.max(1), bytes: bytes.max(1), linger: LINGER };
+        let window = self.check_window("bulk_write", limits).within(limits);
+        let requests = self.configured().n.unwrap_or(REQUESTS);
+        let requests = self.check_width("bulk_write: requests in flight", requests);
         self.add(
-            StagePlan::new("bulk_write").calls(resource, REQUESTS).lingers(LINGER),
-            |above, cx| BulkWrite::new(above, cx, resource, sink, window),
+            StagePlan::new("bulk_write").calls(resource, requests).lingers(window.linger),
+            |above, cx| BulkWrite::new(above, cx, resource, sink, window, limits, requests),
         )
     }
 }
 
 impl<S: Stage, K> BulkWrite<S, K> {
-    fn new(above: S, cx: StageCx, resource: &Resource, sink: K, window: Window) -> Self {
-        let deadlines = Deadlines::new(REQUESTS);
+    fn new(
+        above: S,
+        cx: StageCx,
+        resource: &Resource,
+        sink: K,
+        window: Window,
+        limits: Window,
+        requests: usize,
+    ) -> Self {
+        let deadlines = Deadlines::new(requests);
         let guard = Guard { cx, resource: resource.clone(), deadlines: deadlines.clone() };
         let decided = Mutex::new(Decided { done: Vec::new(), keys: Vec::new() });
         Self {
             above,
             writer: Arc::new(Writer { guard, sink, decided }),
             window,
+            limits,
             key: None,
             mute_replay: false,
             buffer: VecDeque::new(),
             buffered: 0,
             busy: HashSet::new(),
-            running: Slots::new(REQUESTS, deadlines),
+            running: Slots::new(requests, deadlines),
             ready: VecDeque::new(),
             timer: None,
             ended: false,
@@ -537,6 +552,8 @@ impl<S: Stage, K> BulkWrite<S, K> {
 impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     /// How many requests are in flight at once; 4 unless told. Each is one attempt at the resource.
     pub fn in_flight(mut self, requests: usize) -> Self {
+        // configuration wins, and has been heard already
+        let requests = self.configured_last().n.unwrap_or(requests);
         let requests = self.check_width("bulk_write: requests in flight", requests);
         let deadlines = Deadlines::new(requests);
         self.stage.running = Slots::new(requests, deadlines.clone());
@@ -551,11 +568,9 @@ impl<S: Stage, K> Flow<BulkWrite<S, K>> {
 
     /// Smaller requests than the sink's limits, and another linger than 20 ms.
     pub fn window(mut self, window: Window) -> Self {
-        self.check_window("bulk_write", window);
-        let own = &mut self.stage.window;
-        own.items = own.items.min(window.items.max(1));
-        own.bytes = own.bytes.min(window.bytes.max(1));
-        own.linger = window.linger;
+        let configured = self.configured_last();
+        let window = self.check(window.configured(&configured), "bulk_write");
+        self.stage.window = window.within(self.stage.limits);
         if let Some(plan) = self.cx.plan.last_mut() {
             plan.linger = window.linger;
         }

@@ -239,6 +239,7 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         U: Send + Sync + 'static,
     {
+        let n = self.configured().n.unwrap_or(n);
         let n = self.check_width("parallel_by_key", n);
         self.add(StagePlan::new("parallel_by_key").calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);

@@ -76,6 +76,7 @@ impl<S: Stage> Flow<S> {
     /// all lanes share belongs to a [`Resource`](crate::Resource).
     pub fn rate_limit(self, rate: Rate) -> Flow<impl Stage<Out = S::Out> + use<S>> {
         let mut flow = self;
+        let rate = flow.configured().rate.map_or(rate, |rate| rate.rate());
         if let Err(error) = rate.check("rate_limit") {
             flow.cx.mistakes.push(error);
         }

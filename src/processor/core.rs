@@ -16,6 +16,7 @@ use super::status::Phase;
 use crate::clock::{Clock, Random};
 use crate::envelope::Envelope;
 use crate::fault::FaultDesk;
+use crate::flow::StagePlan;
 use crate::record::{Position, Record, ShardId};
 use crate::resource::{Resource, Retry};
 use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
@@ -44,6 +45,7 @@ pub(crate) struct Pipeline {
     pub(crate) enabled: bool,
     /// The worst case of a unit: how long a halted flow may go on.
     pub(crate) patience: Duration,
+    pub(crate) plan: Vec<StagePlan>,
 }
 
 pub(crate) struct Core {

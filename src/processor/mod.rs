@@ -19,6 +19,7 @@ mod builder;
 mod commit;
 mod core;
 mod drive;
+mod explain;
 mod gate;
 mod handle;
 mod lane;
@@ -165,9 +166,10 @@ impl Processor {
         Handle::new(self.core.clone())
     }
 
-    /// The time budget of every pipeline, as tables: what one unit may take at worst, stage by stage.
-    pub fn time_budget(&self) -> String {
-        self.budgets.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    /// The effective plan, to be read: limits, the stages of every pipeline with their guards, and the table of
+    /// its time budget, which is what one unit may take at worst.
+    pub fn explain(&self) -> String {
+        explain::explain(&self.core, &self.budgets)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::config::StageConfig;
 use crate::error::Class;
 use crate::fault::{FaultList, Floodgate};
 use crate::record::ShardId;
@@ -60,6 +61,8 @@ pub(crate) struct PipelineInfo {
     /// Names that it had before: a fault that names one of them is this pipeline's.
     pub(crate) formerly: Vec<String>,
     pub(crate) stages: OnceLock<Vec<StageInfo>>,
+    /// What the configuration says of each stage; not yet known while the stages are first named.
+    pub(crate) settings: OnceLock<Vec<StageConfig>>,
     pub(crate) flood: Floodgate,
     /// How often a lane of it was built anew.
     pub(crate) restarts: AtomicU64,
