@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::commit::{CommitEnd, commit_loop};
-use super::core::Core;
+use super::core::{Core, InFlight};
 use super::gate::GateKeeper;
 use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
@@ -57,6 +57,8 @@ pub(crate) struct Shard {
     pub(crate) stream: Arc<str>,
     pub(crate) lanes: Vec<ShardLane>,
     pub(crate) faults: Arc<FaultList>,
+    /// Where there is no limit, the records are all in memory already: a finite batch.
+    limits: Option<InFlight>,
     /// Something was settled.
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
@@ -147,6 +149,7 @@ impl Shard {
             stream,
             lanes,
             faults,
+            limits: (!collect).then_some(core.limits),
             signal,
             room: Notify::new(),
             tracker: Mutex::new(Tracker::new(collect)),
@@ -264,7 +267,9 @@ impl Shard {
 
     /// Waits until there is room for at least one record.
     async fn room(&self) -> Room {
-        let limits = self.core.limits;
+        let Some(limits) = self.limits else {
+            return Room { records: usize::MAX, bytes: usize::MAX };
+        };
         let mut waited = false;
         loop {
             let own = self.room.notified();
@@ -386,7 +391,8 @@ impl Shard {
         }
         self.core.note_passed_by(&self.id, &records);
         let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
-        let ordered = self.caps.acknowledge == Acknowledge::Prefix;
+        // a finite batch says nothing of what its host gave before
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         let lanes: Vec<Arc<LaneBatch>> = {
             let mut history = self.history();
             let lanes = self
@@ -456,6 +462,7 @@ pub(crate) async fn run_shard(
     let mut last: Option<CommitEnd> = None;
     let mut lost = false;
     let mut closed = false;
+    let mut told = true;
 
     while last.is_none() && !lost {
         if reading.is_none() && lanes.is_empty() && !closed {
@@ -466,10 +473,13 @@ pub(crate) async fn run_shard(
         let mut drain = None;
         tokio::select! {
             biased;
-            command = commands.recv() => match command {
+            command = commands.recv(), if told => match command {
                 Some(Command::Drain(within)) => drain = Some(within),
                 Some(Command::Lost) => lost = true,
-                None => drain = Some(Duration::ZERO),
+                None => {
+                    told = false;
+                    drain = Some(Duration::ZERO);
+                }
             },
             () = at(drained) => break,
             commit = &mut committing => last = Some(commit),
