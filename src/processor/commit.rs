@@ -99,8 +99,13 @@ pub(crate) async fn commit_loop(
         let wake = if idle.is_none() {
             None
         } else {
-            let commit_at = news
-                .then(|| if finishing { not_before } else { not_before.max(last + policy.every) });
+            let commit_at = match news {
+                true if finishing => Some(not_before),
+                true => Some(not_before.max(last + policy.every)),
+                // a lane tells only of whole batches: one stuck record must not hide what was settled before it
+                false if !shard.tracker().is_empty() => Some(now + policy.every),
+                false => None,
+            };
             commit_at.into_iter().chain(extend_at).min()
         };
         tokio::select! {

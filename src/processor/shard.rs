@@ -370,9 +370,8 @@ impl Shard {
         };
         self.tracker().push(batch, lanes.clone());
         self.note_in_flight();
-        if lanes.is_empty() {
-            self.signal.notify_one();
-        }
+        // from now on somebody has to look in time, and without lanes at once
+        self.signal.notify_one();
         for (lane, batch) in self.lanes.iter().zip(lanes) {
             if let Some(feed) = &*lock(&lane.feed) {
                 // the lane is gone only if the shard is on its way out
