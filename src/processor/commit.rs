@@ -43,7 +43,7 @@ pub(crate) async fn commit_loop(
     let backoff = Retry::exponential().max_attempts(u32::MAX).cap(Duration::from_secs(10));
     let mut idle = Some(acker);
     let mut calling: Option<Calling> = None;
-    let mut committed: Option<Position> = None;
+    let mut committed = shard.committed().clone();
     let mut acks: Vec<(Position, Ack)> = Vec::new();
     let mut last = Instant::now();
     let mut counted = 0;
@@ -56,7 +56,8 @@ pub(crate) async fn commit_loop(
     loop {
         let (prefix, settled) = advance(&shard, &mut acks);
         let news = match shard.caps.acknowledge {
-            Acknowledge::Prefix => prefix != committed,
+            // not below what an earlier ownership has committed: it is only a redelivery
+            Acknowledge::Prefix => prefix > committed,
             Acknowledge::Each => !acks.is_empty(),
         };
         let finishing = *finish.borrow();
@@ -133,7 +134,8 @@ pub(crate) async fn commit_loop(
                 }
                 match (call, failed) {
                     (Call::Through(position), false) => {
-                        committed = Some(position);
+                        committed = Some(position.clone());
+                        *shard.committed() = Some(position);
                         shard.core.note_commit(&shard);
                     }
                     (Call::Each(sent), true) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::shard::{Command, Shard, ShardEnd, run_shard};
+use super::shard::{Command, Committed, Shard, ShardEnd, run_shard};
 use super::shutdown::Shutdown;
 use crate::record::ShardId;
 use crate::settle::Report;
@@ -18,7 +18,8 @@ use crate::source::{BoxSource, Change, Source, SourceError};
 
 /// A shard that this process owns, or is giving up.
 struct Owned {
-    shard: ShardId,
+    id: ShardId,
+    shard: Weak<Shard>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -32,6 +33,7 @@ pub(crate) async fn run_source(
     let caps = source.caps();
     let backoff = core.source_backoff();
     let mut owned: BTreeMap<u64, Owned> = BTreeMap::new();
+    let mut committed: BTreeMap<ShardId, Committed> = BTreeMap::new();
     let mut tasks: JoinSet<(u64, ShardEnd)> = JoinSet::new();
     let mut serial = 0;
     let mut changes = true;
@@ -84,8 +86,11 @@ pub(crate) async fn run_source(
                     failures = 0;
                     wait = None;
                     // given anew without having been taken: what ran before is not ours any more
-                    for old in owned.values().filter(|old| old.shard == id) {
+                    for old in owned.values().filter(|old| old.id == id) {
                         let _ = old.commands.send(Command::Lost);
+                        if let Some(old) = old.shard.upgrade() {
+                            old.disown();
+                        }
                     }
                     if draining {
                         tokio::spawn(async move { acker.release().await });
@@ -94,13 +99,20 @@ pub(crate) async fn run_source(
                     serial += 1;
                     let id_of_task = serial;
                     let (commands, told) = mpsc::unbounded_channel();
-                    let (shard, lanes) = Shard::new(&core, caps.clone(), id.clone(), None, false);
+                    let (shard, lanes) = Shard::new(
+                        &core,
+                        caps.clone(),
+                        id.clone(),
+                        None,
+                        false,
+                        committed.entry(id.clone()).or_default().clone(),
+                    );
                     core.join(&shard);
                     tracing::info!(
                         target: "streambreaker::lane", processor = %core.name, stream = %caps.stream, shard = %id,
                         "a shard is assigned",
                     );
-                    owned.insert(serial, Owned { shard: id, commands });
+                    owned.insert(serial, Owned { id, shard: Arc::downgrade(&shard), commands });
                     tasks.spawn(async move {
                         (id_of_task, run_shard(shard, lanes, reader, acker, told).await)
                     });
@@ -110,7 +122,7 @@ pub(crate) async fn run_source(
                         target: "streambreaker::lane", processor = %core.name, shard = %id, ?grace,
                         "a shard is revoked",
                     );
-                    for shard in owned.values().filter(|shard| shard.shard == id) {
+                    for shard in owned.values().filter(|shard| shard.id == id) {
                         let _ = shard.commands.send(Command::Drain(grace));
                     }
                 }
@@ -119,7 +131,7 @@ pub(crate) async fn run_source(
                         target: "streambreaker::lane", processor = %core.name, shard = %id,
                         "a shard is lost",
                     );
-                    for shard in owned.values().filter(|shard| shard.shard == id) {
+                    for shard in owned.values().filter(|shard| shard.id == id) {
                         let _ = shard.commands.send(Command::Lost);
                     }
                 }

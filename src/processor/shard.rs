@@ -17,7 +17,7 @@ use super::gate::GateKeeper;
 use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
-use crate::record::{Record, ShardId, Timestamp};
+use crate::record::{Position, Record, ShardId, Timestamp};
 use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
@@ -63,7 +63,13 @@ pub(crate) struct Shard {
     tracker: Mutex<Tracker>,
     history: Arc<Mutex<History>>,
     progress: Mutex<Progress>,
+    /// Up to where this source was committed, in all assignments of this run.
+    committed: Committed,
 }
+
+/// The highest position that a source's shard was committed to: a checkpoint never goes back, whatever comes
+/// again after a rebalance. One a run: a replay of the same stream has a checkpoint of its own.
+pub(crate) type Committed = Arc<Mutex<Option<Position>>>;
 
 /// What was last heard of the source.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +98,7 @@ impl Shard {
         id: ShardId,
         only: Option<&str>,
         collect: bool,
+        committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
         let faults = Arc::new(FaultList::default());
@@ -153,6 +160,7 @@ impl Shard {
                 counted: (0, 0),
                 watched: None,
             }),
+            committed,
         });
         (shard, tasks)
     }
@@ -163,6 +171,10 @@ impl Shard {
 
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
+    }
+
+    pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {
+        lock(&self.committed)
     }
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -219,6 +231,14 @@ impl Shard {
                 false
             }
         }
+    }
+
+    /// The shard is somebody else's, or a later assignment's: from this moment on nothing is faulted any more,
+    /// and what is in flight counts as returned, before the next owner reads it.
+    pub(crate) fn disown(&self) {
+        self.raise(Flag::LOST | Flag::CLOSING);
+        self.tracker().close(&mut self.history());
+        self.note_in_flight();
     }
 
     fn close_inputs(&self) {
@@ -355,8 +375,12 @@ impl Shard {
         let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
         let ordered = self.caps.acknowledge == Acknowledge::Prefix;
         let lanes: Vec<Arc<LaneBatch>> = {
+            let mut tracker = self.tracker();
+            if tracker.is_closed() {
+                return;
+            }
             let mut history = self.history();
-            let lanes = self
+            let lanes: Vec<_> = self
                 .lanes
                 .iter()
                 .map(|lane| {
@@ -365,10 +389,9 @@ impl Shard {
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();
-            history.read(&batch.records);
+            tracker.push(batch, lanes.clone());
             lanes
         };
-        self.tracker().push(batch, lanes.clone());
         self.note_in_flight();
         // from now on somebody has to look in time, and without lanes at once
         self.signal.notify_one();
@@ -378,6 +401,14 @@ impl Shard {
                 let _ = feed.send(batch);
             }
         }
+    }
+}
+
+impl Drop for Shard {
+    /// The run may be dropped at any moment: what it had in flight must not count for ever.
+    fn drop(&mut self) {
+        self.tracker().give_up(&mut self.history());
+        self.note_in_flight();
     }
 }
 
@@ -512,7 +543,7 @@ pub(crate) async fn run_shard(
     core.gate.look();
     {
         let mut tracker = shard.tracker();
-        tracker.give_up(&mut shard.history());
+        tracker.close(&mut shard.history());
         end.outcomes = tracker.take_outcomes();
     }
     core.note_unconfirmed(shard.faults.unconfirmed());
