@@ -51,6 +51,8 @@ pub(crate) async fn commit_loop(
     let mut not_before = Instant::now();
     let extend_every =
         if shard.caps.extends { shard.caps.deadline.map(|deadline| deadline / 3) } else { None };
+    // a call that hangs must not outlast the leases that are to be extended
+    let timeout = extend_every.map_or(policy.timeout, |every| every.min(policy.timeout));
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
 
     loop {
@@ -60,6 +62,9 @@ pub(crate) async fn commit_loop(
             Acknowledge::Prefix => prefix > committed,
             Acknowledge::Each => !acks.is_empty(),
         };
+        if shard.core.gate.is_busy() {
+            shard.core.gate.look();
+        }
         let finishing = *finish.borrow();
         let now = Instant::now();
         if news {
@@ -77,7 +82,7 @@ pub(crate) async fn commit_loop(
                         }
                         _ => Call::Each(std::mem::take(&mut acks)),
                     };
-                    calling = Some(settle(acker, call, policy.timeout));
+                    calling = Some(settle(acker, call, timeout));
                 }
             }
         } else {
@@ -85,8 +90,7 @@ pub(crate) async fn commit_loop(
             last = now;
             if finishing {
                 if let Some(acker) = idle.take() {
-                    let released = acker.release().await;
-                    return CommitEnd::Finished { released: released.is_ok() };
+                    return CommitEnd::Finished { released: release(acker, policy.timeout).await };
                 }
             }
         }
@@ -94,7 +98,7 @@ pub(crate) async fn commit_loop(
             if let Some(acker) = idle.take() {
                 extend_at = extend_every.map(|every| now + every);
                 let held = shard.tracker().held();
-                calling = Some(extend(acker, held, policy.timeout));
+                calling = Some(extend(acker, held, timeout));
             }
         }
         let wake = if idle.is_none() {
@@ -146,7 +150,9 @@ pub(crate) async fn commit_loop(
                     (Call::Each(_), false) => shard.core.note_commit(&shard),
                     (Call::Through(_) | Call::Extend, _) => {}
                 }
-                shard.core.gate.look();
+                if !failed {
+                    shard.core.gate.committed(&shard.faults);
+                }
             }
             () = shard.signal.notified() => {}
             () = async { match wake {
@@ -183,6 +189,11 @@ fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>,
     };
     shard.note_in_flight();
     (prefix, settled)
+}
+
+/// Gives a shard back; one that hangs must not keep the processor alive. Whether it went well.
+pub(crate) async fn release(acker: Box<dyn Acker>, limit: Duration) -> bool {
+    matches!(tokio::time::timeout(limit, acker.release()).await, Ok(Ok(())))
 }
 
 /// A commit whose reply is late counts as not done.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::commit::release;
 use super::core::Core;
 use super::shard::{Command, Committed, Shard, ShardEnd, run_shard};
 use super::shutdown::Shutdown;
@@ -38,6 +39,7 @@ pub(crate) async fn run_source(
     let mut serial = 0;
     let mut changes = true;
     let mut draining = false;
+    let mut signalled = false;
     let mut complete = true;
     let mut error: Option<String> = None;
     let mut failures = 0;
@@ -50,7 +52,8 @@ pub(crate) async fn run_source(
         tokio::select! {
             biased;
             () = shutdown.next() => {
-                if draining {
+                // the first signal ends no drain, be it one that an error began
+                if std::mem::replace(&mut signalled, true) {
                     tracing::warn!(target: "streambreaker::drain", processor = %core.name, "the drain is ended");
                     for shard in owned.values() {
                         let _ = shard.commands.send(Command::Drain(Duration::ZERO));
@@ -92,11 +95,16 @@ pub(crate) async fn run_source(
                             old.disown();
                         }
                     }
+                    serial += 1;
                     if draining {
-                        tokio::spawn(async move { acker.release().await });
+                        // among the others, so that it does not outlive the run
+                        let (serial, limit) = (serial, core.commit.timeout);
+                        tasks.spawn(async move {
+                            release(acker, limit).await;
+                            (serial, ShardEnd { complete: true, ..ShardEnd::default() })
+                        });
                         continue;
                     }
-                    serial += 1;
                     let id_of_task = serial;
                     let (commands, told) = mpsc::unbounded_channel();
                     let (shard, lanes) = Shard::new(
