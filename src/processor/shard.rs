@@ -112,7 +112,7 @@ impl Shard {
                 signal.clone(),
             );
             if caps.acknowledge == Acknowledge::Each {
-                state.raise(Flag::FINAL);
+                state.raise(Flag::FINAL | Flag::EACH);
             }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),

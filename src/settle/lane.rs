@@ -36,6 +36,8 @@ impl Flag {
     pub(crate) const WANTED: u32 = 1 << 7;
     /// The shard is gone: nothing may be faulted or settled any more.
     pub(crate) const LOST: u32 = 1 << 8;
+    /// The source acknowledges one by one: a returned record goes back to it, and the lane goes on.
+    pub(crate) const EACH: u32 = 1 << 9;
 }
 
 /// One stage of a pipeline, as its builder described it.
