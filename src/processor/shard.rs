@@ -125,7 +125,7 @@ impl Shard {
                 signal.clone(),
             );
             if caps.acknowledge == Acknowledge::Each {
-                state.raise(Flag::FINAL);
+                state.raise(Flag::FINAL | Flag::EACH);
             }
             if pipeline.info.paused.load(Ordering::Acquire) {
                 state.raise(Flag::PAUSED);
