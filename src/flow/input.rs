@@ -57,6 +57,22 @@ impl Feed {
         Some(batch.batch.records[index].position().clone())
     }
 
+    /// Whether nothing of what has been fed is open.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.batches.iter().all(|batch| batch.open() == 0)
+    }
+
+    /// Whether everything has been fed, and nothing more will come.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.ended
+            && self
+                .batches
+                .iter()
+                .skip(self.at.0)
+                .enumerate()
+                .all(|(n, batch)| n == 0 && self.at.1 as usize == batch.len())
+    }
+
     fn prune(&mut self) {
         while self.at.0 > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
             self.batches.pop_front();

@@ -66,7 +66,7 @@ where
             Err(panic) => return self.cx.fault(unit, panic),
         };
         if !self.stopped.is_empty() && self.stopped.contains(&key) {
-            return self.cx.returned(unit);
+            return self.cx.put_back(unit);
         }
         if let Some(queue) = self.busy.get_mut(&key) {
             queue.push_back(unit);
@@ -77,9 +77,7 @@ where
         match self.running.start(slot, (self.make)(unit, slot)) {
             Some(Ended::Out(unit)) => self.ready.push_back(unit),
             Some(Ended::Faulted) => {}
-            Some(Ended::Returned) => {
-                self.stopped.insert(key);
-            }
+            Some(Ended::Returned) => self.stop(key),
             None => {
                 self.busy.insert(key.clone(), VecDeque::new());
                 self.keep(slot, key);
@@ -139,9 +137,12 @@ where
     fn stop(&mut self, key: K) {
         for unit in self.busy.remove(&key).into_iter().flatten() {
             self.waiting -= 1;
-            self.cx.returned(unit);
+            self.cx.put_back(unit);
         }
-        self.stopped.insert(key);
+        // where it comes again to this flow, and behind later ones at that, its key goes on
+        if !self.cx.comes_again() {
+            self.stopped.insert(key);
+        }
     }
 }
 

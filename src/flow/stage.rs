@@ -94,6 +94,12 @@ impl StageCx {
         self.lane.has(Flag::HALTED | Flag::FATAL)
     }
 
+    /// Whether what is returned comes again to this same flow, as on sources that acknowledge one by one: then
+    /// a returned unit must not stop its key for ever.
+    pub fn comes_again(&self) -> bool {
+        self.lane.has(Flag::COMES_AGAIN)
+    }
+
     /// Whether the lane drains: what would wait without end is returned instead.
     pub fn is_draining(&self) -> bool {
         self.lane.has(Flag::DRAINING)
@@ -117,6 +123,13 @@ impl StageCx {
     pub(crate) fn give_back(&self, lineage: Lineage, class: Class) {
         self.lane.note_class(class);
         lineage.decide(Fate::Returned);
+    }
+
+    /// Gives a unit back that never began, because of another one before it.
+    pub(crate) fn put_back<T>(&self, unit: Uow<T>) {
+        let (value, lineage) = unit.into_parts();
+        drop(value);
+        lineage.put_back();
     }
 
     pub(crate) fn fatal(&self, lineage: Lineage, error: &StepError) {

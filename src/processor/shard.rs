@@ -120,7 +120,7 @@ impl Shard {
                 signal.clone(),
             );
             if caps.acknowledge == Acknowledge::Each {
-                state.raise(Flag::FINAL);
+                state.raise(Flag::FINAL | Flag::COMES_AGAIN);
             }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),

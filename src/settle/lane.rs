@@ -34,6 +34,9 @@ impl Flag {
     pub(crate) const DRAINING: u32 = 1 << 6;
     /// The shard wants to know of every settled record, not only of settled batches.
     pub(crate) const WANTED: u32 = 1 << 7;
+    /// What is returned comes again to this same flow, behind what came later: the source takes records back
+    /// one by one.
+    pub(crate) const COMES_AGAIN: u32 = 1 << 9;
     /// The shard is gone: nothing may be faulted or settled any more.
     pub(crate) const LOST: u32 = 1 << 8;
 }
