@@ -501,9 +501,10 @@ pub(crate) async fn run_shard(
                     drain = Some(core.drain);
                 }
             },
-            published = &mut publisher.0, if closed && publishing => {
+            published = &mut publisher.0, if publishing => {
                 publishing = false;
-                if published.is_err() {
+                // it ends only when the list is closed: else nobody would store faults any more
+                if published.is_err() || !closed {
                     core.died();
                     end.fatal = Some("the publisher of faults died".to_owned());
                     break;
