@@ -33,7 +33,7 @@ pub use self::flood::{FloodGuard, FloodState, Floodgate, Verdict};
 pub use self::id::{NAMESPACE, fault_id, part_id};
 pub(crate) use self::id::{effect_id, idempotency_key};
 pub use self::ladder::{Fit, Hold, Oversize, OversizeAction, Rung, fit, reduce};
-pub(crate) use self::list::{FaultList, Refusal, dropped_twice, hand_over};
+pub(crate) use self::list::{FaultList, Refusal, dropped_in_panic, dropped_twice, hand_over};
 pub(crate) use self::publisher::{FaultDesk, publish};
 pub use self::scrub::{NoScrub, Scrub, Scrubber};
 

@@ -338,7 +338,7 @@ where
             if ordered && lane.is_halted() {
                 // an item behind a returned one of its key must not be written
                 for item in this.buffer.drain(..) {
-                    lane.returned(item.lineage.with(()));
+                    lane.put_back(item.lineage.with(()));
                 }
                 *this.buffered = 0;
             }

@@ -66,7 +66,7 @@ where
             Err(panic) => return self.cx.fault(unit, panic),
         };
         if !self.stopped.is_empty() && self.stopped.contains(&key) {
-            return self.cx.returned(unit);
+            return self.cx.put_back(unit);
         }
         if let Some(queue) = self.busy.get_mut(&key) {
             queue.push_back(unit);
@@ -79,7 +79,7 @@ where
             Some(Ended::Faulted) => {}
             Some(Ended::Returned) => {
                 if self.cx.keeps_order() {
-                    self.stopped.insert(key);
+                    self.stop(key);
                 }
             }
             None => {
@@ -141,9 +141,12 @@ where
     fn stop(&mut self, key: K) {
         for unit in self.busy.remove(&key).into_iter().flatten() {
             self.waiting -= 1;
-            self.cx.returned(unit);
+            self.cx.put_back(unit);
         }
-        self.stopped.insert(key);
+        // where it comes again to this flow, and behind later ones at that, its key goes on
+        if !self.cx.comes_again() {
+            self.stopped.insert(key);
+        }
     }
 }
 

@@ -97,7 +97,7 @@ where
                 match this.above.as_mut().poll_next(cx) {
                     Poll::Ready(Some(unit)) => {
                         if *this.ordered && (*this.stopped || this.cx.is_halted()) {
-                            this.cx.returned(unit);
+                            this.cx.put_back(unit);
                             continue;
                         }
                         let slot = this.running.next_free();

@@ -119,7 +119,7 @@ pub(crate) async fn run_source(
                         caps.clone(),
                         id.clone(),
                         None,
-                        false,
+                        None,
                         committed.entry(id.clone()).or_default().clone(),
                     );
                     core.join(&shard);

@@ -31,6 +31,13 @@ pub(crate) enum Command {
     Lost,
 }
 
+/// A shard that is one finite batch: what became of each record is kept, and a return is final.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finite {
+    /// By when it must be over.
+    pub(crate) until: Option<Instant>,
+}
+
 /// How a shard ended.
 #[derive(Debug, Default)]
 pub(crate) struct ShardEnd {
@@ -68,6 +75,8 @@ pub(crate) struct Shard {
     progress: Mutex<Progress>,
     /// Up to where this source was committed, in all assignments of this run.
     committed: Committed,
+    /// By when all must be over, where whoever gave the records said so: no attempt starts that could not end.
+    until: Option<Instant>,
 }
 
 /// The highest position that a source's shard was committed to: a checkpoint never goes back, whatever comes
@@ -102,7 +111,7 @@ impl Shard {
         caps: Caps,
         id: ShardId,
         only: Option<&str>,
-        collect: bool,
+        finite: Option<Finite>,
         committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
@@ -158,10 +167,10 @@ impl Shard {
             stream,
             lanes,
             faults,
-            limits: (!collect).then_some(core.limits),
+            limits: finite.is_none().then_some(core.limits),
             signal,
             room: Notify::new(),
-            tracker: Mutex::new(Tracker::new(collect)),
+            tracker: Mutex::new(Tracker::new(finite.is_some())),
             progress: Mutex::new(Progress {
                 behind: Behind::unknown(),
                 last_read: None,
@@ -173,6 +182,7 @@ impl Shard {
                 watched: None,
             }),
             committed,
+            until: finite.and_then(|finite| finite.until),
         });
         (shard, tasks)
     }
@@ -399,11 +409,12 @@ impl Shard {
 
     /// Hands a batch to all lanes.
     fn ingest(&self, records: Vec<Record>) {
-        let deadline = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
+        let own = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
             (Some(own), _, _) => Some(Instant::now() + own),
             (None, Some(theirs), false) => Some(Instant::now() + theirs),
             _ => None,
         };
+        let deadline = own.into_iter().chain(self.until).min();
         let gated = self
             .lanes
             .first()
@@ -544,9 +555,10 @@ pub(crate) async fn run_shard(
                     drain = Some(core.drain);
                 }
             },
-            published = &mut publisher.0, if closed && publishing => {
+            published = &mut publisher.0, if publishing => {
                 publishing = false;
-                if published.is_err() {
+                // it ends only when the list is closed: else nobody would store faults any more
+                if published.is_err() || !closed {
                     core.died();
                     end.fatal = Some("the publisher of faults died".to_owned());
                     break;
