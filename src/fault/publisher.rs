@@ -342,7 +342,9 @@ async fn write(desk: &FaultDesk, batch: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) 
     let mut log = OutcomeLog::new(events.len());
     let call = {
         let mut outcomes = log.outcomes();
-        let write = AssertUnwindSafe(desk.sink.write(&events, &mut outcomes)).catch_unwind();
+        // the call itself may panic, not only what it returns
+        let write = async { desk.sink.write(&events, &mut outcomes).await };
+        let write = AssertUnwindSafe(write).catch_unwind();
         match tokio::time::timeout(desk.timeout, write).await {
             Ok(Ok(result)) => Call::Returned(result),
             Ok(Err(panic)) => Call::Broken(panicked(panic)),

@@ -17,7 +17,7 @@ use super::bulk::{Call, Sorted, alike, sort};
 use super::guard::{Ended, Guard, NotNow, Trail, Verdict, timed_out};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, Elapsed, SlotId, Slots};
-use super::timer::Timer;
+use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL, Window, panicked};
 use crate::error::{Class, StepError};
 use crate::resource::Resource;
@@ -303,7 +303,7 @@ where
             {
                 if left == 0 {
                     this.above.as_mut().poll_progress(cx);
-                    cx.waker().wake_by_ref();
+                    yield_turn(cx);
                     waits = true;
                     break;
                 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pin_project::pin_project;
 use tokio::time::Instant;
 
-use super::timer::Timer;
+use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::config::{Size, Span, StageConfig};
 use crate::unit::{Lineage, Uow};
@@ -193,7 +193,7 @@ where
             }
             if left == 0 {
                 this.above.as_mut().poll_progress(cx);
-                cx.waker().wake_by_ref();
+                yield_turn(cx);
                 return Poll::Pending;
             }
             left -= 1;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::ops::AsyncFn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use pin_project::pin_project;
 use super::guard::{Ended, Guarded, guarded};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
+use super::timer::yield_turn;
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::error::StepError;
 use crate::resource::Resource;
@@ -61,17 +62,29 @@ where
 
     /// Takes a unit in: starts it, or lets it wait behind its key.
     fn take(&mut self, unit: Uow<T>) {
-        let key = match self.cx.catch(|| (self.key)(unit.value())) {
-            Ok(key) => key,
+        // looked up under the guard as well: `Hash` and `Eq` are user code, and once the unit runs nobody could say
+        // whose key it was. An empty map would not hash.
+        let looked_up = self.cx.catch(|| {
+            let key = (self.key)(unit.value());
+            if self.busy.is_empty() {
+                self.busy.hasher().hash_one(&key);
+            }
+            let stopped = !self.stopped.is_empty() && self.stopped.contains(&key);
+            (stopped, self.busy.contains_key(&key), key)
+        });
+        let (stopped, busy, key) = match looked_up {
+            Ok(found) => found,
             Err(panic) => return self.cx.fault(unit, panic),
         };
-        if !self.stopped.is_empty() && self.stopped.contains(&key) {
+        if stopped {
             return self.cx.put_back(unit);
         }
-        if let Some(queue) = self.busy.get_mut(&key) {
-            queue.push_back(unit);
-            self.waiting += 1;
-            return;
+        if busy {
+            if let Some(queue) = self.busy.get_mut(&key) {
+                queue.push_back(unit);
+                self.waiting += 1;
+                return;
+            }
         }
         let slot = self.running.next_free();
         match self.running.start(slot, (self.make)(unit, slot)) {
@@ -174,7 +187,7 @@ where
             while !*this.ended && work.has_room() && work.ready.is_empty() {
                 if left == 0 {
                     this.above.as_mut().poll_progress(cx);
-                    cx.waker().wake_by_ref();
+                    yield_turn(cx);
                     waits = true;
                     break;
                 }

@@ -10,6 +10,7 @@ use pin_project::pin_project;
 
 use super::guard::Ended;
 use super::slots::{Deadlines, SlotId, Slots};
+use super::timer::yield_turn;
 use super::{Stage, StageCx, UNITS_A_POLL};
 use crate::unit::Uow;
 
@@ -89,7 +90,7 @@ where
             while !*this.ended && !this.running.is_full() {
                 if left == 0 {
                     this.above.as_mut().poll_progress(cx);
-                    cx.waker().wake_by_ref();
+                    yield_turn(cx);
                     waits = true;
                     break;
                 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use super::plan::StagePlan;
+use super::timer::yield_turn;
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::error::{Class, StepError};
 use crate::record::Delivery;
@@ -41,7 +42,7 @@ impl<S: Stage, I: IntoIterator<Item = U>, F: Fn(S::Out) -> I, U> Stage for Split
             }
         }
         this.above.poll_progress(cx);
-        cx.waker().wake_by_ref();
+        yield_turn(cx);
         Poll::Pending
     }
 
