@@ -31,7 +31,7 @@ pub use processor::{
 #[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
-pub use resource::Resource;
+pub use resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
 pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report, WaitsFor};
 #[doc(inline)]
 pub use sink::Sink;
