@@ -7,6 +7,8 @@ pub mod error;
 pub mod fault;
 pub mod file;
 pub mod flow;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod memory;
 mod processor;
 pub mod record;
