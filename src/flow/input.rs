@@ -57,6 +57,11 @@ impl Feed {
         Some(batch.batch.records[index].position().clone())
     }
 
+    /// Whether there is no more, and all there was has been yielded.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     fn prune(&mut self) {
         while self.at.0 > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
             self.batches.pop_front();
