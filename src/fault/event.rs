@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -220,12 +221,21 @@ pub struct FaultError {
     pub stack: String,
 }
 
+/// What the path of every source file of this crate begins with, as the compiler was given it.
+fn own_sources() -> &'static str {
+    const HERE: &str = file!();
+    let tail = "fault/event.rs".len();
+    &HERE[..HERE.len().saturating_sub(tail)]
+}
+
 impl From<&StepError> for FaultError {
-    /// Name, message and, as the stack, the line of the `?` and the chain of sources. Not scrubbed
-    /// yet.
+    /// Name, message and, as the stack, the line of the `?`, where it is yours, and the chain of sources. Not
+    /// scrubbed yet.
     fn from(error: &StepError) -> Self {
         let mut stack = format!("{}: {}", error.name(), error.error());
-        if let Some(at) = error.location() {
+        // a line of this crate tells nobody anything, and where it was built even less
+        let theirs = |at: &&Location<'_>| !at.file().starts_with(own_sources());
+        if let Some(at) = error.location().filter(theirs) {
             stack.push_str(&format!("\n    at {}:{}:{}", at.file(), at.line(), at.column()));
         }
         let mut cause = error.error().source();
