@@ -1,5 +1,7 @@
 //! The stack of a fault names lines of the component, not of this crate.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on may panic
+
 use std::time::Duration;
 
 use streambreaker::prelude::*;
