@@ -7,6 +7,8 @@ pub mod error;
 pub mod fault;
 pub mod file;
 pub mod flow;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod memory;
 mod processor;
 pub mod record;
@@ -31,7 +33,7 @@ pub use processor::{
 #[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
-pub use resource::Resource;
+pub use resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
 pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report, WaitsFor};
 #[doc(inline)]
 pub use sink::Sink;
