@@ -7,6 +7,7 @@ pub mod error;
 pub mod fault;
 pub mod file;
 pub mod flow;
+pub mod idempotence;
 pub mod memory;
 mod processor;
 pub mod record;
