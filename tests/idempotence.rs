@@ -428,6 +428,36 @@ async fn f2_the_events_of_a_group_are_recorded_together_and_a_faulted_group_not_
 }
 
 #[tokio::test(start_paused = true)]
+async fn f3_of_a_bulk_write_only_the_items_that_were_taken_are_recorded() {
+    let (ledger, sink) = (MemoryLedger::new(DAY, 1_000), Collect::<Event<Step>>::new());
+    sink.decide(
+        |_, step: &Event<Step>| {
+            if step.order % 4 == 3 { memory::Verdict::Reject } else { memory::Verdict::Done }
+        },
+    );
+    let (db, done, target) = (resource("db"), ledger.clone(), sink.clone());
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .pipeline("bulk", move |flow| {
+            flow.dedupe(4, &db, done.clone())
+                .json::<Step>()
+                .bulk_write(&db, target.clone())
+                .record_done(4, &db, done.clone())
+        })
+        .build()
+        .unwrap();
+    let records = || {
+        let json = |n: u64| step(n as u32, "paid", 1).json();
+        (0..12).map(move |n| Record::new("s", "0", Position::from(n), json(n)))
+    };
+    let first = processor.process(records()).await;
+    assert_eq!((first.settled.len(), first.faulted.len(), ledger.len()), (9, 3, 9));
+    sink.decide(|_, _| memory::Verdict::Done);
+    assert_eq!(processor.process(records()).await.settled.len(), 12);
+    assert_eq!((sink.len(), ledger.len()), (12, 12));
+}
+
+#[tokio::test(start_paused = true)]
 async fn behind_a_split_parts_are_done_one_by_one() {
     let ledger = MemoryLedger::new(DAY, 1_000);
     let parts: Arc<Mutex<Vec<u32>>> = Arc::default();

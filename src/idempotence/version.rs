@@ -52,7 +52,7 @@ impl Version {
     /// let old = Version::new(Timestamp::from_millis(-5), "b");
     /// let new = Version::new(Timestamp::from_millis(1_700_000_000_000), "a");
     /// assert!(old < new && old.sort_key() < new.sort_key());
-    /// assert_eq!(new.sort_key(), "10923372036854775808/a");
+    /// assert_eq!(new.sort_key(), "09225072036854775808/a");
     /// ```
     pub fn sort_key(&self) -> String {
         // moments before 1970 are negative, and must sort before the others: shifted to start at zero
