@@ -243,24 +243,41 @@ struct Frail {
     hangs: Arc<AtomicBool>,
     /// So many records fail although they were made.
     replies_lost: Arc<AtomicU32>,
+    /// It was asked for none, or for one twice. A panic would be caught as any handler's.
+    asked_badly: Arc<AtomicBool>,
 }
 
 impl Frail {
     fn new() -> Self {
         let ledger = MemoryLedger::new(DAY, 1_000);
-        Self { ledger, hangs: Arc::default(), replies_lost: Arc::default() }
+        Self {
+            ledger,
+            hangs: Arc::default(),
+            replies_lost: Arc::default(),
+            asked_badly: Arc::default(),
+        }
+    }
+
+    fn check(&self, ids: &[Uuid]) {
+        if ids.is_empty() || !ids.is_sorted_by(|a, b| a < b) {
+            self.asked_badly.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn was_asked_well(&self) -> bool {
+        !self.asked_badly.load(Ordering::Relaxed)
     }
 }
 
 #[async_trait]
 impl Ledger for Frail {
     async fn are_done(&self, ids: &[Uuid]) -> Result<bool, StepError> {
-        assert!(!ids.is_empty() && ids.is_sorted_by(|a, b| a < b), "none, or one twice");
+        self.check(ids);
         self.ledger.are_done(ids).await
     }
 
     async fn record_done(&self, ids: &[Uuid]) -> Result<(), StepError> {
-        assert!(!ids.is_empty() && ids.is_sorted_by(|a, b| a < b), "none, or one twice");
+        self.check(ids);
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -425,6 +442,7 @@ async fn f2_the_events_of_a_group_are_recorded_together_and_a_faulted_group_not_
         .unwrap();
     let all = run(processor).await;
     assert_eq!((all.done, all.faulted, ledger.ledger.len()), (16, 8, 8));
+    assert!(ledger.was_asked_well());
 }
 
 #[tokio::test(start_paused = true)]
@@ -504,7 +522,9 @@ async fn a_unit_of_no_records_goes_through_and_is_nobodys_copy() {
                     futures::StreamExt::chain(units, made)
                 })
                 .dedupe(2, &db, done.clone())
-                .inspect(move |()| drop(count.fetch_add(1, Ordering::Relaxed)))
+                .inspect(move |()| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                })
                 .record_done(2, &db, done.clone())
         })
         .build()
@@ -513,6 +533,7 @@ async fn a_unit_of_no_records_goes_through_and_is_nobodys_copy() {
     assert_eq!((outcome.settled.len(), outcome.faulted.len()), (1, 0));
     // the record's unit, and the one that was made
     assert_eq!((seen.load(Ordering::Relaxed), ledger.ledger.len()), (2, 1));
+    assert!(ledger.was_asked_well());
 }
 
 /// Answers the later the earlier it is asked.
