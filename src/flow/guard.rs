@@ -403,8 +403,11 @@ impl Guard {
         match verdict {
             Verdict::Fault { error, counts } => {
                 let attempts = trail.map(|trail| trail.attempts().to_vec()).unwrap_or_default();
-                self.cx.refuse(lineage, Refusal { error, attempts, counts });
-                Ended::Faulted
+                match self.cx.refuse(lineage, Refusal { error, attempts, counts }) {
+                    true => Ended::Faulted,
+                    // what is behind it waits for it as for any that was returned
+                    false => Ended::Returned,
+                }
             }
             Verdict::Fatal(error) => {
                 self.cx.fatal(lineage, &error);

@@ -57,6 +57,7 @@ pub(crate) mod slots;
 mod split;
 mod stage;
 mod through;
+pub(crate) mod timer;
 mod try_map;
 mod validate;
 

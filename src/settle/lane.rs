@@ -43,6 +43,8 @@ impl Flag {
     pub(crate) const RESTING: u32 = 1 << 9;
     /// An operator wants a record skipped: the gate is asked of every record.
     pub(crate) const SKIPPING: u32 = 1 << 10;
+    /// The source acknowledges one by one: a returned record goes back to it, and the lane goes on.
+    pub(crate) const EACH: u32 = 1 << 11;
 }
 
 /// One stage of a pipeline, as its builder described it.
