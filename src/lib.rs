@@ -9,6 +9,7 @@ pub mod file;
 pub mod flow;
 #[cfg(any(doc, doctest))]
 pub mod guide;
+pub mod idempotence;
 pub mod memory;
 mod processor;
 pub mod record;

@@ -246,7 +246,7 @@ where
     /// A panic of `key` is a fault of that unit; errors, panics and cancel safety of `handler` are those of
     /// [`call`](Self::call).
     pub fn parallel_by_key<KF, K, F, U>(
-        mut self,
+        self,
         n: usize,
         key: KF,
         resource: &Resource,
@@ -258,9 +258,27 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         U: Send + Sync + 'static,
     {
+        self.by_key("parallel_by_key", n, key, resource, handler, |_, new| new)
+    }
+
+    pub(super) fn by_key<KF, K, F, U, V, C>(
+        mut self,
+        name: &'static str,
+        n: usize,
+        key: KF,
+        resource: &Resource,
+        handler: F,
+        keep: C,
+    ) -> Flow<impl Stage<Out = V> + use<S, KF, K, F, U, V, C>>
+    where
+        KF: Fn(&S::Out) -> K,
+        K: Hash + Eq + Clone + Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        C: Fn(S::Out, U) -> V + Copy,
+    {
         let n = self.configured().n.unwrap_or(n);
-        let n = self.check_width("parallel_by_key", n);
-        self.add(StagePlan::new("parallel_by_key").calls(resource, n), |above, cx| {
+        let n = self.check_width(name, n);
+        self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);
             let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
             let shared = Arc::new(shared);
@@ -271,7 +289,7 @@ where
                     key,
                     make: move |unit, slot| {
                         let shared = shared.clone();
-                        async move { guarded(&shared, unit, slot, |_, new| new).await }
+                        async move { guarded(&shared, unit, slot, keep).await }
                     },
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),
