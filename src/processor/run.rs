@@ -27,7 +27,7 @@ pub(crate) async fn run_source(
     core: Arc<Core>,
     mut source: BoxSource,
     mut shutdown: Shutdown,
-) -> Report {
+) -> (Report, Option<SourceError>) {
     let began = Instant::now();
     let caps = source.caps();
     let backoff = core.source_backoff();
@@ -38,6 +38,8 @@ pub(crate) async fn run_source(
     let mut draining = false;
     let mut complete = true;
     let mut error: Option<String> = None;
+    let mut cause: Option<SourceError> = None;
+    let mut stopped = false;
     let mut failures = 0;
     let mut wait: Option<Instant> = None;
     let mut tick = tokio::time::interval(core.commit.every.max(Duration::from_millis(100)));
@@ -48,6 +50,7 @@ pub(crate) async fn run_source(
         tokio::select! {
             biased;
             () = shutdown.next() => {
+                stopped = true;
                 if draining {
                     tracing::warn!(target: "streambreaker::drain", processor = %core.name, "the drain is ended");
                     for shard in owned.values() {
@@ -63,7 +66,10 @@ pub(crate) async fn run_source(
                     owned.remove(&id);
                     complete &= end.complete || !draining;
                     if let Some(fatal) = end.fatal {
-                        error.get_or_insert(fatal);
+                        if error.is_none() {
+                            error = Some(fatal);
+                            cause = end.cause;
+                        }
                         drain = Some(core.drain);
                     }
                 }
@@ -125,7 +131,10 @@ pub(crate) async fn run_source(
                 }
                 Err(e @ SourceError::Fatal(_)) => {
                     core.note_source_error(&caps.stream, None, &e);
-                    error.get_or_insert(e.to_string());
+                    if error.is_none() {
+                        error = Some(e.to_string());
+                        cause = Some(e);
+                    }
                     changes = false;
                     drain = Some(core.drain);
                 }
@@ -150,8 +159,9 @@ pub(crate) async fn run_source(
     core.tick();
     let mut report = core.report(began.elapsed());
     report.drained = complete;
+    report.stopped = stopped;
     report.error = error;
-    report
+    (report, cause)
 }
 
 /// The next change, not before `wait`.
