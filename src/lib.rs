@@ -46,3 +46,8 @@ pub mod prelude {
     pub use crate::resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
     pub use crate::unit::{Event, Group, Received, Uow};
 }
+
+/// The code of the README, so that it is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeProgram;
