@@ -174,6 +174,7 @@ fn i4_f11_tables_and_faults_are_those_of_an_independent_computation() {
     assert!(rejected > 0, "the index rejects one of these");
     assert_eq!(ids(&faults).len(), faults.len(), "each unit is faulted once");
     assert_eq!(report["faults_stored"], faults.len());
+    assert_eq!(report["stopped"], false, "its source came to its end");
     assert_eq!(faults.len(), expected.diverted.len() + expected.without_tail.len() + rejected);
 
     let of = |pipeline: &str| {
