@@ -1,7 +1,10 @@
 //! skeleton
 
+// here and not for the workspace: tests and examples may
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod clock;
-mod config;
+pub mod config;
 pub mod envelope;
 pub mod error;
 pub mod fault;
@@ -17,21 +20,22 @@ pub mod source;
 mod unit;
 
 #[doc(inline)]
-pub use config::ConfigError;
+pub use config::{Config, ConfigError};
 #[doc(inline)]
 pub use error::{BoxError, Class, ResultExt, StepError};
 #[doc(inline)]
 pub use flow::{Flow, Input, Stage, Window};
 #[doc(inline)]
 pub use processor::{
-    BuildError, Outcome, Process, Processor, ProcessorBuilder, RunError, Shutdown, Trigger,
+    BuildError, By, FaultStatus, Handle, LaneStatus, Outcome, Phase, PipelineStatus, Process,
+    Processor, ProcessorBuilder, RunError, Shutdown, SourceStatus, Status, SwitchError, Trigger,
     shutdown,
 };
 #[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
 pub use resource::Resource;
-pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report};
+pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report, WaitsFor};
 #[doc(inline)]
 pub use sink::Sink;
 #[doc(inline)]

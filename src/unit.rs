@@ -139,6 +139,11 @@ impl Lineage {
         }
     }
 
+    /// Names its first record among all that its lane works on.
+    pub(crate) fn place(&self) -> Option<crate::settle::Place> {
+        self.first().map(|ticket| ticket.batch.place(ticket.index))
+    }
+
     /// How often the most returned of its records has been returned.
     pub(crate) fn returns(&self) -> u32 {
         self.members().map(|(ticket, _)| ticket.returns()).max().unwrap_or(0)

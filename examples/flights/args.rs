@@ -18,21 +18,21 @@ Usage: flights [FILE] [--out DIR] [--json]
 Ctrl-C ends it in peace, a second one at once. What is unfinished is done by the next run with the same FILE
 and DIR. A run that came to its end begins anew, and changes nothing that is done already.";
 
-pub struct Args {
-    pub file: PathBuf,
-    pub out: PathBuf,
-    pub json: bool,
+pub(crate) struct Args {
+    pub(crate) file: PathBuf,
+    pub(crate) out: PathBuf,
+    pub(crate) json: bool,
 }
 
 /// What the command line asks for.
-pub enum Asked {
+pub(crate) enum Asked {
     Run(Args),
     /// To print this, and no more.
     Help(&'static str),
 }
 
 impl Asked {
-    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
+    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
         let (mut file, mut out, mut json) = (None, None, false);
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {

@@ -4,10 +4,10 @@ use serde::Deserialize;
 use streambreaker::Event;
 
 #[derive(Deserialize)]
-pub struct Flight {
-    pub id: String,
+pub(crate) struct Flight {
+    pub(crate) id: String,
     /// When it left, or should have, in milliseconds since 1970.
-    pub timestamp: i64,
+    pub(crate) timestamp: i64,
     flight: Details,
 }
 
@@ -24,7 +24,7 @@ struct Details {
 
 /// What is wrong with a flight that is not good enough.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub(crate) enum Unfit {
     #[error("it has no arrival delay: it was diverted")]
     Diverted,
     #[error("the day for which it was scheduled cannot be read")]
@@ -34,7 +34,7 @@ pub enum Unfit {
 }
 
 impl Flight {
-    pub fn has_arrived(&self) -> Result<(), Unfit> {
+    pub(crate) fn has_arrived(&self) -> Result<(), Unfit> {
         self.arrival_delay()?;
         let day = self.flight.scheduled.get(..11).ok_or(Unfit::NoDay)?.as_bytes();
         let shape = b"0000-00-00T";
@@ -45,37 +45,37 @@ impl Flight {
         if fits { Ok(()) } else { Err(Unfit::NoDay) }
     }
 
-    pub fn has_aircraft(&self) -> Result<(), Unfit> {
+    pub(crate) fn has_aircraft(&self) -> Result<(), Unfit> {
         self.tailnum().map(|_| ())
     }
 
-    pub fn arrival_delay(&self) -> Result<i64, Unfit> {
+    pub(crate) fn arrival_delay(&self) -> Result<i64, Unfit> {
         self.flight.arr_delay.ok_or(Unfit::Diverted)
     }
 
-    pub fn tailnum(&self) -> Result<&str, Unfit> {
+    pub(crate) fn tailnum(&self) -> Result<&str, Unfit> {
         self.flight.tailnum.as_deref().filter(|t| !t.is_empty()).ok_or(Unfit::NoTailNumber)
     }
 
-    pub fn origin(&self) -> &str {
+    pub(crate) fn origin(&self) -> &str {
         &self.flight.origin
     }
 
-    pub fn dest(&self) -> &str {
+    pub(crate) fn dest(&self) -> &str {
         &self.flight.dest
     }
 
     /// The day for which it was scheduled, in UTC.
-    pub fn day(&self) -> &str {
+    pub(crate) fn day(&self) -> &str {
         self.flight.scheduled.get(..10).unwrap_or_default()
     }
 }
 
 /// A cancelled flight as the search index has it.
 #[derive(Clone)]
-pub struct Cancelled {
-    pub id: String,
-    pub text: String,
+pub(crate) struct Cancelled {
+    pub(crate) id: String,
+    pub(crate) text: String,
 }
 
 impl From<Event<Flight>> for Cancelled {

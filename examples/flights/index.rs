@@ -14,7 +14,7 @@ use streambreaker::{ResultExt, StepError};
 use super::event::Cancelled;
 
 #[derive(Clone)]
-pub struct SearchIndex(Arc<Inner>);
+pub(crate) struct SearchIndex(Arc<Inner>);
 
 struct Inner {
     seed: u64,
@@ -23,7 +23,7 @@ struct Inner {
 }
 
 impl SearchIndex {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Inner { seed, requests: AtomicU64::new(0), documents: Mutex::default() }))
     }
 

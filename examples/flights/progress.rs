@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use streambreaker::Received;
 
 #[derive(Clone)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     farthest: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// A bar on standard error, if that is a terminal.
-    pub fn new(file: &Path, quiet: bool) -> Self {
+    pub(crate) fn new(file: &Path, quiet: bool) -> Self {
         let packed = matches!(file.extension().and_then(|e| e.to_str()), Some("gz" | "zst"));
         // positions are those of the unpacked file, whose length only its end knows
         let length = if packed { None } else { fs::metadata(file).map(|meta| meta.len()).ok() };
@@ -33,7 +33,7 @@ impl Progress {
         Self { bar, farthest: Arc::default() }
     }
 
-    pub fn saw(&self, record: &Received) {
+    pub(crate) fn saw(&self, record: &Received) {
         let Some(offset) = record.position().as_u64() else { return };
         let end = offset + record.payload().len() as u64;
         if self.farthest.fetch_max(end, Ordering::Relaxed) < end {
@@ -41,7 +41,7 @@ impl Progress {
         }
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -81,14 +81,14 @@ struct Job {
 
 /// Asks the writer. Cheap to clone; the writer ends with the last of them.
 #[derive(Clone)]
-pub struct Store(mpsc::UnboundedSender<Job>);
+pub(crate) struct Store(mpsc::UnboundedSender<Job>);
 
 /// The thread that writes.
-pub struct Writer(JoinHandle<()>);
+pub(crate) struct Writer(JoinHandle<()>);
 
 impl Store {
     /// Opens the database, or makes it.
-    pub fn open(path: &Path) -> Result<(Store, Writer), BoxError> {
+    pub(crate) fn open(path: &Path) -> Result<(Store, Writer), BoxError> {
         let error = |e| format!("the database {} cannot be opened: {e}", path.display());
         let connection = prepare(path).map_err(error)?;
         // how much waits here is bounded by the concurrency of the resource
@@ -100,7 +100,7 @@ impl Store {
     }
 
     /// Adds flights to those of their day, each only once, all or none of them.
-    pub async fn add_delays(
+    pub(crate) async fn add_delays(
         &self,
         group: &Group<(String, String), Event<Flight>>,
     ) -> Result<(), StepError> {
@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// Notes where an aircraft goes, unless something later is known.
-    pub async fn saw_aircraft(&self, flight: &Flight) -> Result<(), StepError> {
+    pub(crate) async fn saw_aircraft(&self, flight: &Flight) -> Result<(), StepError> {
         let (tailnum, dest) = (flight.tailnum()?.to_owned(), flight.dest().to_owned());
         self.ask(Work::Aircraft { tailnum, dest, at: flight.timestamp }).await
     }
@@ -129,7 +129,7 @@ impl Store {
 
 impl Writer {
     /// Waits until all is written and the database closed. All [`Store`]s have to be gone.
-    pub fn close(self) -> Result<(), BoxError> {
+    pub(crate) fn close(self) -> Result<(), BoxError> {
         self.0.join().map_err(|_| "the thread that writes to the database panicked".into())
     }
 }

@@ -52,6 +52,16 @@ impl FloodGuard {
         }
     }
 
+    /// The same with another ratio.
+    pub(crate) const fn with_ratio(mut self, limit: f64) -> Self {
+        self.ratio = Some(limit);
+        self
+    }
+
+    pub(crate) const fn cool_downs(&self) -> (Duration, Duration) {
+        (self.first, self.longest)
+    }
+
     /// Never trips.
     pub const fn off() -> Self {
         Self { ratio: None, ..Self::ratio(1.0) }

@@ -123,16 +123,18 @@ impl FaultList {
     }
 }
 
-/// Hands a refused unit to its shard's fault list, or returns it where it must not be faulted.
+/// Hands a refused unit to its shard's fault list, or returns it where it must not be faulted; whether it was
+/// handed over.
 pub(crate) fn hand_over(
     lane: &Arc<LaneState>,
     stage: Option<u16>,
     lineage: Lineage,
     refusal: Refusal,
-) {
+) -> bool {
     if lane.has(Flag::LOST) {
         // the shard is someone else's by now, and so is the fault
-        return lineage.decide(Fate::Returned);
+        lineage.decide(Fate::Returned);
+        return false;
     }
     let Refusal { error, attempts, counts } = refusal;
     let stage = match stage {
@@ -148,7 +150,8 @@ pub(crate) fn hand_over(
             "a fault about a fault about a fault: the unit is returned instead; does this processor read \
              its own faults?",
         );
-        return lineage.decide(Fate::Returned);
+        lineage.decide(Fate::Returned);
+        return false;
     }
     let resubmitted = lineage
         .records()
@@ -161,10 +164,12 @@ pub(crate) fn hand_over(
             "pipeline" => lane.pipeline.name.clone()
         )
         .increment(1);
-        return lineage.decide(Fate::Returned);
+        lineage.decide(Fate::Returned);
+        return false;
     }
     let held = lineage.hold();
     lane.faults.push(Draft { stage, held, error, attempts, at: lane.clock.now() });
+    true
 }
 
 /// User code dropped a unit undecided for the second time.

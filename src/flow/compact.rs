@@ -82,7 +82,7 @@ impl<S: Stage> Flow<S> {
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.check_window("compact", window);
+        let window = self.check_window("compact", window);
         self.add(StagePlan::new("compact").lingers(window.linger), |above, cx| {
             let key = move |value: &S::Out| Some(key(value));
             Gather::<S, _, K, Newest<S::Out>>::new(above, cx, key, window)
@@ -104,7 +104,7 @@ impl<S: Stage> Flow<S> {
         V: Ord + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.check_window("compact_by", window);
+        let window = self.check_window("compact_by", window);
         self.add(StagePlan::new("compact_by").lingers(window.linger), |above, cx| {
             let versioned = super::inline::Inline::new(above, cx.clone(), move |cx, unit| match cx
                 .catch(|| version(unit.value()))

@@ -7,9 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::timer::Timer;
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
+use crate::config::{Size, Span, StageConfig};
 use crate::unit::{Lineage, Uow};
 
 /// When units that are held back go on: at so many, at so many bytes, or after so long.
@@ -44,22 +46,49 @@ impl Window {
         self
     }
 
-    /// Waits so long for more, from the first value on. Part of the time budget.
+    /// Waits so long for more, from the first value on; a year at most. Part of the time budget.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
+        // so that it can be added to any instant
+        const YEAR: u64 = 365 * 86_400;
+        self.linger = if linger.as_secs() >= YEAR { Duration::from_secs(YEAR) } else { linger };
         self
+    }
+
+    /// What the configuration makes of it.
+    pub(crate) fn configured(self, stage: &StageConfig) -> Self {
+        Self {
+            items: stage.items.unwrap_or(self.items),
+            bytes: stage.bytes.map_or(self.bytes, Size::get),
+            linger: stage.linger.map_or(self.linger, Span::get),
+        }
+    }
+
+    /// Not above these limits, and not nothing.
+    pub(crate) fn within(self, limits: Window) -> Self {
+        Self {
+            items: self.items.clamp(1, limits.items),
+            bytes: self.bytes.clamp(1, limits.bytes),
+            linger: self.linger,
+        }
     }
 }
 
 impl<S> Flow<S> {
-    pub(crate) fn check_window(&mut self, combinator: &str, window: Window) {
+    /// The window as the configuration has it; a mistake is reported by `build()`.
+    pub(crate) fn check_window(&mut self, combinator: &str, window: Window) -> Window {
+        let configured = self.configured();
+        self.check(window.configured(&configured), combinator)
+    }
+
+    pub(crate) fn check(&mut self, window: Window, combinator: &str) -> Window {
         if window.items == 0 {
             self.mistake(&format!("{combinator}: items of the window"), 0, "a number from 1");
         }
         if window.bytes == 0 {
             self.mistake(&format!("{combinator}: bytes of the window"), 0, "a number from 1");
         }
+        window
     }
 }
 
@@ -92,7 +121,9 @@ pub(crate) struct Gather<S: Stage, F, K, G> {
     /// When each was begun, in order; those whose serial is gone have been closed since.
     due: VecDeque<(Instant, K, u64)>,
     serial: u64,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
+    /// Units taken since it was last looked whether a group is due.
+    unlooked: u32,
     ended: bool,
 }
 
@@ -111,7 +142,8 @@ where
             open: HashMap::new(),
             due: VecDeque::new(),
             serial: 0,
-            timer: None,
+            timer: Timer::default(),
+            unlooked: 0,
             ended: false,
         }
     }
@@ -149,8 +181,23 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<G::Out>>> {
         let mut this = self.project();
-        let mut taken = 0;
+        let mut left = UNITS_A_POLL;
         while !*this.ended {
+            if *this.unlooked >= UNITS_A_POLL {
+                // an input that never waits must not keep a group open past its linger
+                *this.unlooked = 0;
+                let now = Some(Instant::now());
+                if let Some(unit) = close::<K, S::Out, G>(this.open, this.due, now) {
+                    return Poll::Ready(Some(unit));
+                }
+            }
+            if left == 0 {
+                this.above.as_mut().poll_progress(cx);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            left -= 1;
+            *this.unlooked += 1;
             let unit = match this.above.as_mut().poll_next(cx) {
                 Poll::Ready(Some(unit)) => unit,
                 Poll::Ready(None) => {
@@ -164,16 +211,7 @@ where
                         return Poll::Ready(Some(unit));
                     }
                     let Some((at, ..)) = this.due.front() else { return Poll::Pending };
-                    let timer = match this.timer {
-                        Some(timer) => {
-                            if timer.deadline() != *at {
-                                timer.as_mut().reset(*at);
-                            }
-                            timer
-                        }
-                        None => this.timer.insert(Box::pin(tokio::time::sleep_until(*at))),
-                    };
-                    if timer.as_mut().poll(cx).is_ready() {
+                    if this.timer.poll_at(*at, cx).is_ready() {
                         continue;
                     }
                     return Poll::Pending;
@@ -228,11 +266,6 @@ where
                     }
                     return Poll::Ready(Some(group.lineage.with(group.gathering.finish(key))));
                 }
-            }
-            taken += 1;
-            if taken >= UNITS_A_POLL {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
             }
         }
         Poll::Ready(close::<K, S::Out, G>(this.open, this.due, None))

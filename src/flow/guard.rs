@@ -20,6 +20,7 @@ use crate::error::{Class, StepError};
 use crate::fault::{Attempt, Refusal};
 use crate::record::Timestamp;
 use crate::resource::{Count, GiveUp, OnExhausted, OnOpen, Pass, RateState, Resource};
+use crate::settle::{Place, WaitsFor};
 use crate::unit::{Lineage, Uow};
 
 /// A handler, its guards, and where it stands.
@@ -87,7 +88,9 @@ where
         };
         let verdict = guard.failed(admitted, &unit.lineage, error, &mut trail);
         match verdict {
-            Verdict::Again(delay) => guard.deadlines.pause(slot, delay).await,
+            Verdict::Again(delay) => {
+                Box::pin(guard.back_off(slot, unit.lineage.place(), delay)).await;
+            }
             verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
         }
     }
@@ -218,6 +221,7 @@ impl Guard {
     ) -> Result<Admitted<'_>, Verdict> {
         let resource = &self.resource;
         let deadline = lineage.deadline();
+        let place = lineage.place();
         let give_up = Instant::now() + resource.max_wait();
         loop {
             let latest = match deadline {
@@ -228,13 +232,14 @@ impl Guard {
                 },
                 None => give_up,
             };
-            self.wait_for_breaker(slot, deadline.map(|_| latest)).await?;
+            self.wait_for_breaker(slot, place, deadline.map(|_| latest)).await?;
             let permit = match resource.permits() {
                 None => None,
                 Some(permits) => match permits.try_acquire() {
                     Ok(permit) => Some(permit),
                     Err(_) => {
                         resource.count(Count::WaitedForPermit);
+                        let _waits = self.cx.lane.waiting(place, WaitsFor::Permit);
                         match self.until(slot, latest, permits.acquire()).await {
                             Some(Ok(permit)) => Some(permit),
                             _ => return Err(self.too_late(trail)),
@@ -243,6 +248,7 @@ impl Guard {
                 },
             };
             if let Some(rate) = resource.rate() {
+                let _waits = self.cx.lane.waiting(place, WaitsFor::Rate);
                 if self.until(slot, latest, self.wait_for_rate(rate)).await.is_none() {
                     return Err(self.too_late(trail));
                 }
@@ -267,15 +273,26 @@ impl Guard {
         }
     }
 
+    /// Waits before the next attempt.
+    pub(crate) async fn back_off(&self, slot: SlotId, place: Option<Place>, delay: Duration) {
+        let _waits = self.cx.lane.waiting(place, WaitsFor::Retry);
+        self.deadlines.pause(slot, delay).await;
+    }
+
     /// Runs `wait` until `latest` at most.
     async fn until<F: Future>(&self, slot: SlotId, latest: Instant, wait: F) -> Option<F::Output> {
         let left = latest.saturating_duration_since(Instant::now());
         self.deadlines.limit(slot, left, wait).await.ok()
     }
 
-    async fn wait_for_breaker(&self, slot: SlotId, latest: Option<Instant>) -> Result<(), Verdict> {
+    async fn wait_for_breaker(
+        &self,
+        slot: SlotId,
+        place: Option<Place>,
+        latest: Option<Instant>,
+    ) -> Result<(), Verdict> {
         let Some(circuit) = self.resource.circuit() else { return Ok(()) };
-        let mut waited = false;
+        let mut waited = None;
         loop {
             let changed = circuit.changed();
             let now = Instant::now();
@@ -290,8 +307,8 @@ impl Guard {
             {
                 return Err(Verdict::Return(Class::CircuitOpen));
             }
-            if !waited {
-                waited = true;
+            if waited.is_none() {
+                waited = Some(self.cx.lane.waiting(place, WaitsFor::Breaker));
                 self.resource.count(Count::WaitedForBreaker);
             }
             // wakes now and then all the same, to see whether the lane drains
@@ -386,8 +403,11 @@ impl Guard {
         match verdict {
             Verdict::Fault { error, counts } => {
                 let attempts = trail.map(|trail| trail.attempts().to_vec()).unwrap_or_default();
-                self.cx.refuse(lineage, Refusal { error, attempts, counts });
-                Ended::Faulted
+                match self.cx.refuse(lineage, Refusal { error, attempts, counts }) {
+                    true => Ended::Faulted,
+                    // what is behind it waits for it as for any that was returned
+                    false => Ended::Returned,
+                }
             }
             Verdict::Fatal(error) => {
                 self.cx.fatal(lineage, &error);

@@ -43,6 +43,8 @@ impl<S: Stage, U, F: FnMut(&StageCx, Uow<S::Out>) -> Option<Uow<U>>> Stage for I
                 }
             }
         }
+        // units that are ready at once keep a set above from being looked at: at least once a turn it is
+        this.above.poll_progress(cx);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

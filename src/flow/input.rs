@@ -57,6 +57,11 @@ impl Feed {
         Some(batch.batch.records[index].position().clone())
     }
 
+    /// Whether there is no more, and all there was has been yielded.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     fn prune(&mut self) {
         while self.at.0 > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
             self.batches.pop_front();
@@ -105,17 +110,14 @@ impl Stage for Input {
         let Some(feed) = this.feed.as_deref_mut() else { return Poll::Ready(None) };
         loop {
             if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED) {
-                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on
-                return if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST) {
-                    Poll::Ready(None)
-                } else {
-                    Poll::Pending
-                };
+                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, or drains
+                let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
+                return if this.lane.has(over) { Poll::Ready(None) } else { Poll::Pending };
             }
             if let Some(batch) = feed.batches.get(feed.at.0) {
                 let index = feed.at.1;
                 if (index as usize) < batch.len() {
-                    if batch.batch.gated {
+                    if batch.batch.gated || this.lane.has(Flag::SKIPPING) {
                         match (feed.gate)(batch, index, feed.epoch, cx) {
                             Entry::Open => {}
                             Entry::Wait => return Poll::Pending,

@@ -28,7 +28,7 @@ pub(crate) use self::input::{Entry, Feed};
 pub(crate) use self::plan::{StagePlan, named_stages};
 pub(crate) use self::stage::panicked;
 pub use self::stage::{Stage, StageCx, UNITS_A_POLL};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, StageConfig};
 use crate::settle::LaneState;
 
 pub(crate) mod bulk;
@@ -55,6 +55,7 @@ pub(crate) mod slots;
 mod split;
 mod stage;
 mod through;
+pub(crate) mod timer;
 mod try_map;
 mod validate;
 
@@ -99,6 +100,21 @@ impl<S> Flow<S> {
         self.cx.plan.push(plan);
         let cx = StageCx { lane: self.cx.lane.clone(), id };
         Flow { stage: make(self.stage, cx), cx: self.cx }
+    }
+
+    /// What the configuration says of the stage that is about to be added.
+    pub(crate) fn configured(&self) -> StageConfig {
+        self.configured_at(self.cx.plan.len())
+    }
+
+    /// What the configuration says of the stage that was added last.
+    pub(crate) fn configured_last(&self) -> StageConfig {
+        self.configured_at(self.cx.plan.len().saturating_sub(1))
+    }
+
+    fn configured_at(&self, stage: usize) -> StageConfig {
+        let settings = self.cx.lane.pipeline.settings.get();
+        settings.and_then(|all| all.get(stage)).copied().unwrap_or_default()
     }
 
     /// Notes a mistake in the configuration of the stage that is about to be added or was added last.

@@ -83,6 +83,7 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         C: Fn(S::Out, U) -> V + Copy,
     {
+        let n = self.configured().n.unwrap_or(n);
         let n = self.check_width(name, n);
         self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);

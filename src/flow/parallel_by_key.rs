@@ -78,7 +78,9 @@ where
             Some(Ended::Out(unit)) => self.ready.push_back(unit),
             Some(Ended::Faulted) => {}
             Some(Ended::Returned) => {
-                self.stopped.insert(key);
+                if self.cx.keeps_order() {
+                    self.stopped.insert(key);
+                }
             }
             None => {
                 self.busy.insert(key.clone(), VecDeque::new());
@@ -99,7 +101,7 @@ where
         let mut started = false;
         while let Some((slot, ended)) = self.finished.pop() {
             let key = self.keys[slot.index()].take().expect("a running slot has a key");
-            let returned = matches!(ended, Ended::Returned);
+            let returned = matches!(ended, Ended::Returned) && self.cx.keeps_order();
             if let Ended::Out(unit) = ended {
                 self.ready.push_back(unit);
             }
@@ -168,6 +170,7 @@ where
             let mut waits = false;
             while !*this.ended && work.has_room() && work.ready.is_empty() {
                 if left == 0 {
+                    this.above.as_mut().poll_progress(cx);
                     cx.waker().wake_by_ref();
                     waits = true;
                     break;
@@ -239,6 +242,7 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         U: Send + Sync + 'static,
     {
+        let n = self.configured().n.unwrap_or(n);
         let n = self.check_width("parallel_by_key", n);
         self.add(StagePlan::new("parallel_by_key").calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use tokio::sync::futures::Notified;
 use super::drive::Make;
 use super::gate::Gate;
 use super::shard::Shard;
+use super::status::Phase;
 use crate::clock::{Clock, Random};
 use crate::envelope::Envelope;
 use crate::fault::FaultDesk;
+use crate::flow::StagePlan;
 use crate::record::{Position, Record, ShardId};
 use crate::resource::{Resource, Retry};
 use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
@@ -43,6 +45,7 @@ pub(crate) struct Pipeline {
     pub(crate) enabled: bool,
     /// The worst case of a unit: how long a halted flow may go on.
     pub(crate) patience: Duration,
+    pub(crate) plan: Vec<StagePlan>,
 }
 
 pub(crate) struct Core {
@@ -63,7 +66,8 @@ pub(crate) struct Core {
     pub(crate) max_deliveries: u32,
     pub(crate) stall: Duration,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) dead: AtomicBool,
+    dead: AtomicBool,
+    phase: AtomicU8,
     commits: AtomicU64,
     unconfirmed: AtomicU64,
     book: Mutex<Book>,
@@ -161,6 +165,7 @@ impl Core {
             stall: parts.stall,
             gate: Arc::default(),
             dead: AtomicBool::new(false),
+            phase: AtomicU8::new(0),
             commits: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             book: Mutex::new(Book { told, ..Book::default() }),
@@ -195,6 +200,24 @@ impl Core {
     /// One of our tasks has died.
     pub(crate) fn died(&self) {
         self.dead.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Idle,
+            1 => Phase::Starting,
+            2 => Phase::Running,
+            3 => Phase::Draining,
+            _ => Phase::Stopped,
+        }
     }
 
     pub(crate) fn source_backoff(&self) -> Retry {

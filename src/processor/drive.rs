@@ -62,6 +62,8 @@ impl<S: Stage + Send> Drive for Finish<S> {
                     lineage.decide(Fate::Done);
                     good += 1;
                     if good == UNITS_A_POLL {
+                        // what is ready at once must not keep the rest from its deadlines
+                        this.stage.as_mut().poll_progress(cx);
                         cx.waker().wake_by_ref();
                         break Poll::Pending;
                     }

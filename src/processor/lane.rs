@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::drive::{Built, Make};
 use crate::clock::Random;
+use crate::flow::timer::Timer;
 use crate::flow::{Feed, Flow, Input, panicked};
 use crate::record::Position;
 use crate::resource::Retry;
@@ -85,7 +86,10 @@ impl LaneTask {
             };
             let end = drive_one(&lane, &mut drive, patience).await;
             lane.raise(Flag::CLOSING);
-            drop(drive);
+            // user code may panic in `Drop` as well
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(drive))) {
+                note_panic(&lane, panic);
+            }
             lane.lower(Flag::CLOSING);
             let Some(returned) = take(&back) else {
                 // a pipeline's function that drops its input has no records to work on
@@ -95,7 +99,16 @@ impl LaneTask {
             if lane.has(Flag::LOST) {
                 return LaneEnd::Lost;
             }
-            let restart = lane.has(Flag::HALTED | Flag::FATAL) || matches!(end, FlowEnd::Dropped);
+            let halted = lane.has(Flag::HALTED | Flag::FATAL) || matches!(end, FlowEnd::Dropped);
+            if !halted && !feed.is_ended() {
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    shard = %lane.shard,
+                    "a step of the pipeline ended before its input did; the lane is built anew",
+                );
+            }
+            let restart = halted || !feed.is_ended();
             if !restart || lane.has(Flag::DRAINING) {
                 return LaneEnd::Ended;
             }
@@ -115,13 +128,31 @@ impl LaneTask {
                 wait_ms = wait.as_millis() as u64,
                 "a unit was returned; the lane is built anew after a wait",
             );
-            if !pause(&lane, wait).await {
+            lane.raise(Flag::RESTING);
+            let on = pause(&lane, wait).await;
+            lane.lower(Flag::RESTING);
+            if !on {
                 return if lane.has(Flag::LOST) { LaneEnd::Lost } else { LaneEnd::Ended };
             }
             lane.lower(Flag::HALTED | Flag::FATAL);
             feed.rewind(epoch);
         }
     }
+}
+
+/// User code panicked where it cannot be said of which unit: in `Drop`, `Hash` or `Eq`, or in a stage of its
+/// own. What unwinding dropped counts as dropped, and is faulted the second time.
+#[cold]
+fn note_panic(lane: &LaneState, panic: Box<dyn std::any::Any + Send>) {
+    let error = panicked(panic);
+    lane.note_class(error.class());
+    tracing::error!(
+        target: "streambreaker::lane",
+        pipeline = %lane.pipeline.name,
+        shard = %lane.shard,
+        error.type = error.name(),
+        "user code panicked outside of any call for a unit; the lane is built anew",
+    );
 }
 
 fn take(back: &Mutex<Option<Box<Feed>>>) -> Option<Box<Feed>> {
@@ -133,23 +164,27 @@ async fn drive_one(
     drive: &mut std::pin::Pin<Box<dyn super::drive::Drive>>,
     patience: Duration,
 ) -> FlowEnd {
-    let mut limit: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    let mut timer = Timer::default();
+    let mut limit = None;
     std::future::poll_fn(|cx| {
         lane.waker.register(cx.waker());
         if lane.has(Flag::FATAL | Flag::LOST) {
             return Poll::Ready(FlowEnd::Dropped);
         }
-        if drive.as_mut().poll_drive(cx).is_ready() {
-            return Poll::Ready(FlowEnd::Ended);
+        match catch_unwind(AssertUnwindSafe(|| drive.as_mut().poll_drive(cx))) {
+            Ok(Poll::Ready(())) => return Poll::Ready(FlowEnd::Ended),
+            Ok(Poll::Pending) => {}
+            Err(panic) => {
+                note_panic(lane, panic);
+                return Poll::Ready(FlowEnd::Dropped);
+            }
         }
         if lane.has(Flag::FATAL | Flag::LOST) {
             return Poll::Ready(FlowEnd::Dropped);
         }
         if lane.has(Flag::HALTED) {
-            let limit = limit.get_or_insert_with(|| {
-                Box::pin(tokio::time::sleep_until(Instant::now() + patience))
-            });
-            if limit.as_mut().poll(cx).is_ready() {
+            let limit = *limit.get_or_insert_with(|| Instant::now() + patience);
+            if timer.poll_at(limit, cx).is_ready() {
                 return Poll::Ready(FlowEnd::Dropped);
             }
         }

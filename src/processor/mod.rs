@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 use self::budget::TimeBudget;
 pub use self::builder::{BuildError, ProcessorBuilder};
 use self::core::Core;
+pub use self::handle::{By, Handle, SwitchError};
 pub use self::process::{Outcome, Process};
 pub use self::shutdown::{Shutdown, Trigger, shutdown};
+pub use self::status::{FaultStatus, LaneStatus, Phase, PipelineStatus, SourceStatus, Status};
 use crate::record::Record;
 use crate::settle::Report;
 use crate::source::{BoxSource, Source, SourceError, boxed};
@@ -17,13 +19,16 @@ mod builder;
 mod commit;
 mod core;
 mod drive;
+mod explain;
 mod gate;
+mod handle;
 mod lane;
 mod observe;
 mod process;
 mod run;
 mod shard;
 mod shutdown;
+mod status;
 
 /// Why a processor did not run to an orderly end.
 #[derive(Debug, thiserror::Error)]
@@ -161,9 +166,15 @@ impl Processor {
         Process::new(self.core.clone(), records.into_iter().collect())
     }
 
-    /// The time budget of every pipeline, as tables: what one unit may take at worst, stage by stage.
-    pub fn time_budget(&self) -> String {
-        self.budgets.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    /// Looks at the processor, and turns its switches, from anywhere, while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.core.clone())
+    }
+
+    /// The effective plan, to be read: limits, the stages of every pipeline with their guards, and the table of
+    /// its time budget, which is what one unit may take at worst.
+    pub fn explain(&self) -> String {
+        explain::explain(&self.core, &self.budgets)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::shard::Shard;
 use crate::record::Timestamp;
-use crate::settle::{Fate, Tally};
+use crate::settle::{Fate, LaneState, Tally, WaitsFor};
 
 /// Records by fate.
 pub(crate) fn records(core: &Core, pipeline: &str, told: &Tally, now: &Tally) {
@@ -62,7 +62,37 @@ pub(crate) fn shard(core: &Core, shard: &Shard, now: Timestamp) {
         .set(waited.as_secs_f64());
     metrics::gauge!("streambreaker_source_waiting", &labels)
         .set(if progress.full_since.is_some() { 1.0 } else { 0.0 });
+    for (index, lane) in shard.lanes.iter().enumerate() {
+        waiting(core, shard, index, &lane.state);
+    }
     stalled(core, shard, age);
+}
+
+/// Units by what they wait for: those that wait at a guard, and the lane itself where it stands still.
+fn waiting(core: &Core, shard: &Shard, index: usize, lane: &LaneState) {
+    let mut units = lane.waiting_units();
+    let whole = shard.waits_for(index);
+    if matches!(
+        whole,
+        WaitsFor::Faults | WaitsFor::Pipeline | WaitsFor::Restart | WaitsFor::Operator
+    ) {
+        let open = shard.tracker().open_of(index) as u64;
+        units.insert(whole, open.max(1));
+    }
+    for what in WaitsFor::ALL {
+        if matches!(what, WaitsFor::Handler | WaitsFor::Source) {
+            continue;
+        }
+        metrics::gauge!(
+            "streambreaker_waiting",
+            "processor" => core.name.clone(),
+            "pipeline" => lane.pipeline.name.clone(),
+            "stream" => shard.stream.to_string(),
+            "shard" => shard.id.to_string(),
+            "for" => what.as_str(),
+        )
+        .set(units.get(&what).copied().unwrap_or(0) as f64);
+    }
 }
 
 /// Says, once a stall, that a shard with something in flight has not settled anything for long.
@@ -107,8 +137,8 @@ fn stalled(core: &Core, shard: &Shard, age: Duration) {
 pub(crate) fn totals(core: &Core) {
     let (records, bytes) = core.in_flight.now();
     let labels = [("processor", core.name.clone())];
-    metrics::gauge!("streambreaker_in_flight_records_total", &labels).set(records as f64);
-    metrics::gauge!("streambreaker_in_flight_bytes_total", &labels).set(bytes as f64);
+    metrics::gauge!("streambreaker_processor_in_flight_records", &labels).set(records as f64);
+    metrics::gauge!("streambreaker_processor_in_flight_bytes", &labels).set(bytes as f64);
     for pipeline in &core.pipelines {
         let restarts = pipeline.info.restarts.load(std::sync::atomic::Ordering::Relaxed);
         metrics::counter!(

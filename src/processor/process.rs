@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::shard::{Command, Shard, run_shard};
+use super::shard::{Command, Committed, Shard, run_shard};
 use crate::record::{Position, Record, ShardId};
 use crate::settle::{Fate, Flag};
 use crate::source::{
@@ -137,7 +137,7 @@ async fn one(
     only: Option<String>,
 ) -> Vec<(Record, Fate)> {
     let caps = Caps::new("process", stream, Acknowledge::Prefix);
-    let (shard, lanes) = Shard::new(&core, caps, id, only.as_deref(), true);
+    let (shard, lanes) = Shard::new(&core, caps, id, only.as_deref(), true, Committed::default());
     core.join(&shard);
     for lane in &shard.lanes {
         // a return is final: whoever called gives the record again

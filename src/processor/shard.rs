@@ -3,6 +3,7 @@
 //! Reader and acker work side by side, so a commit never interrupts a read. Ending goes in a fixed order:
 //! reader, end of input, flow, publisher, commit, release, all under one limit.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::commit::{CommitEnd, commit_loop};
-use super::core::Core;
+use super::core::{Core, InFlight};
 use super::gate::GateKeeper;
 use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
-use crate::record::{Record, ShardId, Timestamp};
-use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker};
+use crate::record::{Position, Record, ShardId, Timestamp};
+use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker, WaitsFor};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
 /// What a shard is told.
@@ -58,6 +59,8 @@ pub(crate) struct Shard {
     pub(crate) stream: Arc<str>,
     pub(crate) lanes: Vec<ShardLane>,
     pub(crate) faults: Arc<FaultList>,
+    /// Where there is no limit, the records are all in memory already: a finite batch.
+    limits: Option<InFlight>,
     /// Something was settled.
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
@@ -65,7 +68,13 @@ pub(crate) struct Shard {
     tracker: Mutex<Tracker>,
     history: Arc<Mutex<History>>,
     progress: Mutex<Progress>,
+    /// Up to where this source was committed, in all assignments of this run.
+    committed: Committed,
 }
+
+/// The highest position that a source's shard was committed to: a checkpoint never goes back, whatever comes
+/// again after a rebalance. One a run: a replay of the same stream has a checkpoint of its own.
+pub(crate) type Committed = Arc<Mutex<Option<Position>>>;
 
 /// What was last heard of the source.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +82,8 @@ pub(crate) struct Progress {
     pub(crate) behind: Behind,
     pub(crate) last_read: Option<Instant>,
     pub(crate) failing: bool,
+    /// The class of the last error, `transient` or `fatal`, and when it was.
+    pub(crate) last_error: Option<(&'static str, Instant)>,
     pub(crate) full_since: Option<Instant>,
     /// A record that may kill the process is in flight: nothing is read ahead of its decision.
     suspect: bool,
@@ -94,17 +105,19 @@ impl Shard {
         id: ShardId,
         only: Option<&str>,
         collect: bool,
+        committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
         let faults = Arc::new(FaultList::default());
         let signal = Arc::new(Notify::new());
         let mut lanes = Vec::new();
         let mut tasks = Vec::new();
-        let enabled = core
+        let enabled: Vec<_> = core
             .pipelines
             .iter()
-            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)));
-        for pipeline in enabled {
+            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)))
+            .collect();
+        for pipeline in &enabled {
             let state = LaneState::new(
                 pipeline.info.clone(),
                 stream.clone(),
@@ -114,11 +127,15 @@ impl Shard {
                 signal.clone(),
             );
             if caps.acknowledge == Acknowledge::Each {
-                state.raise(Flag::FINAL);
+                state.raise(Flag::FINAL | Flag::EACH);
+            }
+            if pipeline.info.paused.load(Ordering::Acquire) {
+                state.raise(Flag::PAUSED);
             }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
+                lanes: enabled.len(),
                 gave_up: false,
             };
             let (feed, more) = mpsc::unbounded_channel();
@@ -143,6 +160,7 @@ impl Shard {
             stream,
             lanes,
             faults,
+            limits: (!collect).then_some(core.limits),
             signal,
             room: Notify::new(),
             tracker: Mutex::new(Tracker::new(collect)),
@@ -150,11 +168,13 @@ impl Shard {
                 behind: Behind::unknown(),
                 last_read: None,
                 failing: false,
+                last_error: None,
                 full_since: None,
                 suspect: false,
                 counted: (0, 0),
                 watched: None,
             }),
+            committed,
         });
         (shard, tasks)
     }
@@ -165,6 +185,10 @@ impl Shard {
 
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
+    }
+
+    pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {
+        lock(&self.committed)
     }
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -203,6 +227,28 @@ impl Shard {
         }
     }
 
+    /// What the oldest unit of lane `lane` waits for.
+    pub(crate) fn waits_for(&self, lane: usize) -> WaitsFor {
+        let state = &self.lanes[lane].state;
+        if state.has(Flag::RESTING) {
+            return WaitsFor::Restart;
+        }
+        let tracker = self.tracker();
+        match tracker.oldest_of(lane) {
+            Some((batch, index)) if batch.is_held(index) => WaitsFor::Faults,
+            Some((batch, index)) => {
+                let place = batch.place(u32::try_from(index).unwrap_or(u32::MAX));
+                match state.waits_for(place) {
+                    Some(what) => what,
+                    None if state.has(Flag::PAUSED) => WaitsFor::Operator,
+                    None => WaitsFor::Handler,
+                }
+            }
+            None if self.progress().full_since.is_some() => WaitsFor::Pipeline,
+            None => WaitsFor::Source,
+        }
+    }
+
     /// The watchdog: whether nothing was settled for `limit` although something is open. Says so once a stall.
     pub(crate) fn watch(&self, settled: u64, open: bool, limit: Duration) -> bool {
         let mut progress = self.progress();
@@ -223,6 +269,14 @@ impl Shard {
         }
     }
 
+    /// The shard is somebody else's, or a later assignment's: from this moment on nothing is faulted any more,
+    /// and what is in flight counts as returned, before the next owner reads it.
+    pub(crate) fn disown(&self) {
+        self.raise(Flag::LOST | Flag::CLOSING);
+        self.tracker().close(&mut self.history());
+        self.note_in_flight();
+    }
+
     fn close_inputs(&self) {
         for lane in &self.lanes {
             lock(&lane.feed).take();
@@ -237,7 +291,9 @@ impl Shard {
 
     /// Waits until there is room for at least one record.
     async fn room(&self) -> Room {
-        let limits = self.core.limits;
+        let Some(limits) = self.limits else {
+            return Room { records: usize::MAX, bytes: usize::MAX };
+        };
         let mut waited = false;
         loop {
             let own = self.room.notified();
@@ -330,7 +386,11 @@ impl Shard {
                 Err(error @ SourceError::Fatal(_)) => return Err(error),
                 Err(error) => {
                     failures += 1;
-                    self.progress().failing = true;
+                    {
+                        let mut progress = self.progress();
+                        progress.failing = true;
+                        progress.last_error = Some(("transient", Instant::now()));
+                    }
                     self.core.note_source_error(&self.stream, Some(&self.id), &error);
                     let wait = backoff.delay(failures, &self.core.random).unwrap_or_default();
                     tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
@@ -355,10 +415,15 @@ impl Shard {
         }
         self.core.note_passed_by(&self.id, &records);
         let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
-        let ordered = self.caps.acknowledge == Acknowledge::Prefix;
+        // a finite batch says nothing of what its host gave before
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         let lanes: Vec<Arc<LaneBatch>> = {
+            let mut tracker = self.tracker();
+            if tracker.is_closed() {
+                return;
+            }
             let mut history = self.history();
-            let lanes = self
+            let lanes: Vec<_> = self
                 .lanes
                 .iter()
                 .map(|lane| {
@@ -367,20 +432,26 @@ impl Shard {
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();
-            history.read(&batch.records);
+            tracker.push(batch, lanes.clone());
             lanes
         };
-        self.tracker().push(batch, lanes.clone());
         self.note_in_flight();
-        if lanes.is_empty() {
-            self.signal.notify_one();
-        }
+        // from now on somebody has to look in time, and without lanes at once
+        self.signal.notify_one();
         for (lane, batch) in self.lanes.iter().zip(lanes) {
             if let Some(feed) = &*lock(&lane.feed) {
                 // the lane is gone only if the shard is on its way out
                 let _ = feed.send(batch);
             }
         }
+    }
+}
+
+impl Drop for Shard {
+    /// The run may be dropped at any moment: what it had in flight must not count for ever.
+    fn drop(&mut self) {
+        self.tracker().give_up(&mut self.history());
+        self.note_in_flight();
     }
 }
 
@@ -425,6 +496,7 @@ pub(crate) async fn run_shard(
     let mut last: Option<CommitEnd> = None;
     let mut lost = false;
     let mut closed = false;
+    let mut told = true;
 
     while last.is_none() && !lost {
         if reading.is_none() && lanes.is_empty() && !closed {
@@ -435,10 +507,13 @@ pub(crate) async fn run_shard(
         let mut drain = None;
         tokio::select! {
             biased;
-            command = commands.recv() => match command {
+            command = commands.recv(), if told => match command {
                 Some(Command::Drain(within)) => drain = Some(within),
                 Some(Command::Lost) => lost = true,
-                None => drain = Some(Duration::ZERO),
+                None => {
+                    told = false;
+                    drain = Some(Duration::ZERO);
+                }
             },
             () = at(drained) => break,
             commit = &mut committing => last = Some(commit),
@@ -516,7 +591,7 @@ pub(crate) async fn run_shard(
     core.gate.look();
     {
         let mut tracker = shard.tracker();
-        tracker.give_up(&mut shard.history());
+        tracker.close(&mut shard.history());
         end.outcomes = tracker.take_outcomes();
     }
     core.note_unconfirmed(shard.faults.unconfirmed());

@@ -49,7 +49,7 @@ use tokio::time::Instant;
 pub(crate) use self::account::Count;
 use self::account::{Account, count_of};
 pub use self::breaker::{Breaker, OnOpen};
-pub(crate) use self::budget::{Budget, GiveUp};
+pub(crate) use self::budget::GiveUp;
 pub use self::builder::ResourceBuilder;
 use self::builder::Settings;
 pub(crate) use self::circuit::{Circuit, Refused};
@@ -162,14 +162,6 @@ impl Resource {
     #[inline]
     pub(crate) fn circuit(&self) -> Option<&Circuit> {
         self.0.circuit.as_ref()
-    }
-
-    /// The breaker, if units have to pause for it now: await [`Circuit::changed`] or the time it names,
-    /// and ask again.
-    #[inline]
-    pub(crate) fn pauses(&self, now: Instant) -> Option<Refused> {
-        let refused = self.circuit()?.gate(now).err()?;
-        (refused.on_open == OnOpen::Pause).then_some(refused)
     }
 
     /// The breaker's admission of one attempt: final, never waits. To be asked right before the

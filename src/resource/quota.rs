@@ -54,6 +54,15 @@ impl RetryQuota {
         Self { limits: Some(Limits { ratio, floor: 10, reserve: 100 }) }
     }
 
+    /// The same with another ratio.
+    pub(crate) const fn with_ratio(mut self, ratio: f64) -> Self {
+        match &mut self.limits {
+            Some(limits) => limits.ratio = ratio,
+            None => self = Self::ratio(ratio),
+        }
+        self
+    }
+
     /// No limit: a dependency that is down gets every attempt of every unit.
     pub const fn unlimited() -> Self {
         Self { limits: None }

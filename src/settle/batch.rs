@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
+use super::lane::Place;
 use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
 use crate::record::Record;
@@ -149,6 +150,17 @@ impl LaneBatch {
     pub(crate) fn is_settled(&self, index: usize) -> bool {
         let word = self.states[index].load(Ordering::Acquire);
         word & PARTS == 0 && word & RETURNED == 0
+    }
+
+    /// Whether all that is undecided of record `index` waits for the fault sink.
+    pub(crate) fn is_held(&self, index: usize) -> bool {
+        let word = self.states[index].load(Ordering::Acquire);
+        word & PARTS != 0 && word & PARTS == (word & PENDING) >> 16
+    }
+
+    /// Names record `index` among all that its lane works on.
+    pub(crate) fn place(self: &Arc<Self>, index: u32) -> Place {
+        (Arc::as_ptr(self) as usize, index)
     }
 
     fn close(&self, word: u64) {

@@ -7,7 +7,8 @@
 
 pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
 pub use self::fate::Fate;
-pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo};
+pub use self::lane::WaitsFor;
+pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, Place, StageInfo};
 pub use self::report::{FaultKind, Gap, PipelineReport, Report};
 pub(crate) use self::tracker::{History, Tally, Tracker};
 
