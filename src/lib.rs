@@ -1,5 +1,8 @@
 //! skeleton
 
+// here and not for the workspace: tests and examples may
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod clock;
 pub mod config;
 pub mod envelope;
@@ -50,3 +53,8 @@ pub mod prelude {
     pub use crate::resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
     pub use crate::unit::{Event, Group, Received, Uow};
 }
+
+/// The code of the README, so that it is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeProgram;

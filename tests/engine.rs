@@ -251,7 +251,7 @@ async fn s5_a_drain_settles_what_is_in_flight_and_commits_it() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     trigger.pull();
     let report = run.await.unwrap().unwrap();
-    assert!(report.drained, "{report}");
+    assert!(report.drained && report.stopped, "{report}");
     assert_eq!(report.pipelines["all"].done, 100);
     assert!(stream.is_settled("g"));
 }

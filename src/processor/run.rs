@@ -1,7 +1,6 @@
 //! Runs a source to its end, or until told to stop.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::shutdown::Shutdown;
 use super::status::Phase;
 use crate::record::ShardId;
 use crate::settle::Report;
-use crate::source::{BoxSource, Change, Source, SourceError};
+use crate::source::{BoxChange, BoxSource, Change, Source, SourceError};
 
 /// A shard that this process owns, or is giving up.
 struct Owned {
@@ -30,7 +29,7 @@ pub(crate) async fn run_source(
     core: Arc<Core>,
     mut source: BoxSource,
     mut shutdown: Shutdown,
-) -> Report {
+) -> (Report, Option<SourceError>) {
     let began = Instant::now();
     core.enter(Phase::Starting);
     let caps = source.caps();
@@ -44,6 +43,7 @@ pub(crate) async fn run_source(
     let mut signalled = false;
     let mut complete = true;
     let mut error: Option<String> = None;
+    let mut cause: Option<SourceError> = None;
     let mut failures = 0;
     let mut wait: Option<Instant> = None;
     let mut tick = tokio::time::interval(core.commit.every.max(Duration::from_millis(100)));
@@ -70,7 +70,10 @@ pub(crate) async fn run_source(
                     owned.remove(&id);
                     complete &= end.complete || !draining;
                     if let Some(fatal) = end.fatal {
-                        error.get_or_insert(fatal);
+                        if error.is_none() {
+                            error = Some(fatal);
+                            cause = end.cause;
+                        }
                         drain = Some(core.drain);
                     }
                 }
@@ -153,7 +156,10 @@ pub(crate) async fn run_source(
                 }
                 Err(e @ SourceError::Fatal(_)) => {
                     core.note_source_error(&caps.stream, None, &e);
-                    error.get_or_insert(e.to_string());
+                    if error.is_none() {
+                        error = Some(e.to_string());
+                        cause = Some(e);
+                    }
                     changes = false;
                     drain = Some(core.drain);
                 }
@@ -180,24 +186,18 @@ pub(crate) async fn run_source(
     core.tick();
     let mut report = core.report(began.elapsed());
     report.drained = complete;
+    report.stopped = signalled;
     report.error = error;
-    report
+    (report, cause)
 }
 
 /// The next change, not before `wait`.
-fn next(
+async fn next(
     source: &mut BoxSource,
     wait: Option<Instant>,
-) -> impl Future<
-    Output = Result<
-        Option<Change<Box<dyn crate::source::Reader>, Box<dyn crate::source::Acker>>>,
-        SourceError,
-    >,
-> {
-    async move {
-        if let Some(wait) = wait {
-            tokio::time::sleep_until(wait).await;
-        }
-        source.next().await
+) -> Result<Option<BoxChange>, SourceError> {
+    if let Some(wait) = wait {
+        tokio::time::sleep_until(wait).await;
     }
+    source.next().await
 }

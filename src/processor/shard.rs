@@ -45,6 +45,8 @@ pub(crate) struct ShardEnd {
     pub(crate) complete: bool,
     /// The processor must end: the class or type of what went wrong.
     pub(crate) fatal: Option<String>,
+    /// What the source said, where it was the source.
+    pub(crate) cause: Option<SourceError>,
     /// What became of each record, where that was asked for.
     pub(crate) outcomes: Vec<(Record, Fate)>,
 }
@@ -535,6 +537,7 @@ pub(crate) async fn run_shard(
                 if let Err(error) = read {
                     core.note_source_error(&shard.stream, Some(&shard.id), &error);
                     end.fatal = Some(error.to_string());
+                    end.cause = Some(error);
                     drain = Some(core.drain);
                 }
             }
