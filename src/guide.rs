@@ -7,6 +7,7 @@
 //! | [`errors`] | What do I write for each kind of error, and what happens then? |
 //! | [`resources`] | How do I choose timeout, attempts, rate and concurrency? |
 //! | [`grouping`] | When do I group, and when do I write in bulk? |
+//! | [`ordering`] | Events come twice and out of order: what do I do? |
 //! | [`operating`] | What do I look at, and what do I do at three in the morning? |
 //! | [`testing`] | How do I prove my handlers without a broker and without waiting? |
 //! | [`own_stages`] | How do I write a combinator of my own? |
@@ -31,6 +32,9 @@ pub mod resources {}
 
 #[doc = include_str!("../docs/grouping.md")]
 pub mod grouping {}
+
+#[doc = include_str!("../docs/ordering.md")]
+pub mod ordering {}
 
 #[doc = include_str!("../docs/operating.md")]
 pub mod operating {}
