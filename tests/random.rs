@@ -187,7 +187,7 @@ impl World {
             .commit_every(Duration::from_millis(1 + self.dice(1_000)), 1 + self.dice(50))
             .commit_timeout(Duration::from_secs(2))
             .fault_timeout(Duration::from_secs(2))
-            .max_deliveries(1_000)
+            .max_deliveries(if self.dice(2) == 0 { 1_000 } else { 5 + self.dice(6) as u32 })
             .seed(self.random.next_u64())
             .pipeline("one", move |flow| {
                 let (keeps, world) = (one.clone(), one.clone());
@@ -324,19 +324,25 @@ async fn story(seed: u64) {
             }
         }
     }
-    // calm: everything comes to its end
-    world.calm.store(true, Ordering::SeqCst);
-    stream.resume();
-    world.faults.up();
-    world.faults.resume();
-    stream.close();
+    // the last life begins in the storm, and has to get over it by itself
     let processor = world.processor();
     let run = processor.run(Shutdown::never());
     let resume = async {
+        for _ in 0..world.dice(20) {
+            millis(world.dice(400)).await;
+            world.disturb();
+        }
+        world.calm.store(true, Ordering::SeqCst);
+        world.faults.up();
+        for shard in 0..SHARDS {
+            // whoever was revoked last may not have been given it again
+            stream.assign("g", shard);
+        }
+        stream.close();
         loop {
-            secs(60).await;
             stream.resume();
             world.faults.resume();
+            secs(60).await;
         }
     };
     let report = tokio::select! {
