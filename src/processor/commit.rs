@@ -64,6 +64,10 @@ pub(crate) async fn commit_loop(
         };
         if shard.core.gate.is_busy() {
             shard.core.gate.look();
+            if !news && calling.is_none() {
+                // it may have been a redelivery, of which nothing is left to commit
+                let_next_in(&shard);
+            }
         }
         let finishing = *finish.borrow();
         let now = Instant::now();
@@ -151,7 +155,7 @@ pub(crate) async fn commit_loop(
                     (Call::Through(_) | Call::Extend, _) => {}
                 }
                 if !failed {
-                    shard.core.gate.committed(&shard.faults);
+                    let_next_in(&shard);
                 }
             }
             () = shard.signal.notified() => {}
@@ -167,6 +171,15 @@ pub(crate) async fn commit_loop(
             }
         }
     }
+}
+
+/// All that was settled is committed: if a record that may kill the process was among it, the next may begin.
+fn let_next_in(shard: &Shard) {
+    let tracker = shard.tracker();
+    shard
+        .core
+        .gate
+        .committed(&shard.faults, |batch, index| !tracker.is_open(batch, index as usize));
 }
 
 /// Moves the settled prefix on, and collects what can be acknowledged one by one.

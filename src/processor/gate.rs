@@ -35,9 +35,8 @@ struct Inner {
 struct Suspect {
     batch: Arc<Batch>,
     index: u32,
-    /// The lanes that it has entered, and how many it is to enter.
+    /// The lanes that it has entered.
     lanes: Vec<Arc<LaneBatch>>,
-    of: usize,
 }
 
 impl Suspect {
@@ -56,10 +55,6 @@ impl Suspect {
                 && self.fates().any(|fate| fate == Some(Fate::Returned)))
     }
 
-    fn is_over(&self) -> bool {
-        self.lanes.len() == self.of && self.fates().all(|fate| fate.is_some())
-    }
-
     fn is_of(&self, faults: &Arc<FaultList>) -> bool {
         self.lanes.iter().all(|batch| Arc::ptr_eq(&batch.lane.faults, faults))
     }
@@ -71,8 +66,6 @@ pub(crate) struct GateKeeper {
     pub(crate) gate: Arc<Gate>,
     /// Deliveries at which a record is given up; none where the source does not count.
     pub(crate) max_deliveries: Option<u32>,
-    /// How many pipelines the shard has.
-    pub(crate) lanes: usize,
     /// Whether this life has given one up already, in this shard and pipeline.
     pub(crate) gave_up: bool,
 }
@@ -97,7 +90,7 @@ impl Gate {
         self.lock().running.is_some()
     }
 
-    fn enter(&self, batch: &Arc<LaneBatch>, index: u32, of: usize, waker: &Waker) -> bool {
+    fn enter(&self, batch: &Arc<LaneBatch>, index: u32, waker: &Waker) -> bool {
         let mut inner = self.lock();
         match &mut inner.running {
             Some(suspect) if suspect.is(batch, index) => {
@@ -115,16 +108,20 @@ impl Gate {
             }
             None => {
                 let (lanes, batch) = (vec![batch.clone()], batch.batch.clone());
-                inner.running = Some(Suspect { batch, index, lanes, of });
+                inner.running = Some(Suspect { batch, index, lanes });
                 true
             }
         }
     }
 
     /// To be called after a commit of the shard with these faults: lets the next suspect in if the running one
-    /// is that shard's, and decided in all pipelines.
-    pub(crate) fn committed(&self, faults: &Arc<FaultList>) {
-        self.leave(|suspect| suspect.is_of(faults) && suspect.is_over());
+    /// is that shard's, and settled in all its pipelines, as `settled` knows.
+    pub(crate) fn committed(
+        &self,
+        faults: &Arc<FaultList>,
+        settled: impl FnOnce(&Arc<Batch>, u32) -> bool,
+    ) {
+        self.leave(|suspect| suspect.is_of(faults) && settled(&suspect.batch, suspect.index));
     }
 
     /// To be called whenever something may have come to rest: lets the next suspect in if nobody works on the
@@ -185,7 +182,7 @@ impl GateKeeper {
                     Some(StepError::new(Class::CrashLoop, text).with_name("CrashLoop"))
                 }
                 Some(_) if self.suspects(record) => {
-                    if !self.gate.enter(batch, index, self.lanes, cx.waker()) {
+                    if !self.gate.enter(batch, index, cx.waker()) {
                         return Entry::Wait;
                     }
                     None

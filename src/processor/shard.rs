@@ -121,12 +121,11 @@ impl Shard {
         let signal = Arc::new(Notify::new());
         let mut lanes = Vec::new();
         let mut tasks = Vec::new();
-        let enabled: Vec<_> = core
+        let enabled = core
             .pipelines
             .iter()
-            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)))
-            .collect();
-        for pipeline in &enabled {
+            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)));
+        for pipeline in enabled {
             let state = LaneState::new(
                 pipeline.info.clone(),
                 stream.clone(),
@@ -144,7 +143,6 @@ impl Shard {
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
-                lanes: enabled.len(),
                 gave_up: false,
             };
             let (feed, more) = mpsc::unbounded_channel();

@@ -17,3 +17,6 @@ mod fate;
 mod lane;
 mod report;
 mod tracker;
+
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,9 @@ pub(crate) struct History {
     returned: Vec<BTreeSet<Position>>,
     /// A pipeline's records that are settled here and come again because another pipeline gave them back.
     again: Vec<BTreeSet<Position>>,
+    /// A pipeline's records in flight, where positions do not order the shard: a source may give one again
+    /// before it has heard of the first.
+    flying: Vec<BTreeSet<Position>>,
     /// A pipeline's records of assignments that are over, and of retired batches.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -78,6 +81,7 @@ impl History {
             high: vec![None; pipelines],
             returned: vec![BTreeSet::new(); pipelines],
             again: vec![BTreeSet::new(); pipelines],
+            flying: vec![BTreeSet::new(); pipelines],
             tallies: vec![Tally::default(); pipelines],
         }
     }
@@ -91,6 +95,7 @@ impl History {
     ) -> Option<Box<[Count]>> {
         let back = &mut self.returned[pipeline];
         let again = &mut self.again[pipeline];
+        let flying = &mut self.flying[pipeline];
         let tally = &mut self.tallies[pipeline];
         let mut high = self.high[pipeline].as_ref().filter(|_| ordered);
         let mut counts: Option<Box<[Count]>> = None;
@@ -101,6 +106,7 @@ impl History {
                 Count::Again
             } else if high.is_some_and(|high| position <= high)
                 || (!again.is_empty() && again.remove(position))
+                || (!ordered && flying.contains(position))
             {
                 tally.redelivered += 1;
                 Count::Not
@@ -108,6 +114,9 @@ impl History {
                 tally.read += 1;
                 Count::New
             };
+            if !ordered && count != Count::Not {
+                flying.insert(position.clone());
+            }
             if ordered && high.is_none_or(|high| position > high) {
                 high = Some(position);
             }
@@ -123,7 +132,15 @@ impl History {
 
     /// Notes what became of a record in one pipeline; `back` if it comes again all the same.
     fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position, back: bool) {
-        self.tallies[pipeline].note(count, fate);
+        let tally = &mut self.tallies[pipeline];
+        tally.note(count, fate);
+        if count != Count::Not {
+            self.flying[pipeline].remove(position);
+        } else if fate != Fate::Returned && self.returned[pipeline].remove(position) {
+            // the other copy of it was given back: this one has settled it
+            tally.returned -= 1;
+            tally.note(Count::New, fate);
+        }
         if fate == Fate::Returned && count != Count::Not {
             remember(&mut self.returned[pipeline], position);
         } else if back {
@@ -238,6 +255,17 @@ impl Tracker {
     /// Bytes of the batches that are still held.
     pub(crate) fn bytes_in_flight(&self) -> usize {
         self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether a record is in flight and not yet passed: not settled in all lanes, or behind one that is not.
+    pub(crate) fn is_open(&self, batch: &Arc<Batch>, index: usize) -> bool {
+        self.entries.iter().any(|entry| {
+            Arc::ptr_eq(&entry.batch, batch) && index >= entry.next && !entry.acked[index]
+        })
     }
 
     /// How many records have been settled in this assignment.
