@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::time::Instant;
 
+use super::ladder::fit_quietly;
 use super::list::{Draft, FaultList};
-use super::{FaultError, FaultEvent, FaultRecord, Fit, Oversize, Scrubber, fit};
+use super::{FaultError, FaultEvent, FaultRecord, Fit, Oversize, Scrubber};
 use crate::clock::Random;
 use crate::error::StepError;
 use crate::flow::bulk::{Call, sort};
 use crate::flow::panicked;
+use crate::labels::Labels;
+use crate::minutely::Minutely;
 use crate::resource::Retry;
 use crate::settle::FaultKind;
 use crate::sink::{OutcomeLog, Sink};
@@ -23,8 +25,6 @@ use crate::unit::Held;
 
 /// Kinds that are told apart in a report.
 const KINDS: usize = 100;
-/// How often one fingerprint is logged.
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Where faults go, and what is known of all of them: one a processor.
 pub(crate) struct FaultDesk {
@@ -39,13 +39,24 @@ pub(crate) struct FaultDesk {
     pub(crate) random: Random,
     pub(crate) stored: AtomicU64,
     pub(crate) kinds: Mutex<BTreeMap<String, Kind>>,
+    pub(crate) labels: Arc<Labels>,
+    /// The sink did not confirm.
+    pub(crate) unwritten: Minutely,
+    /// An event is too large for the sink.
+    pub(crate) held: Minutely,
+}
+
+/// What a line about faults says of the newest of them.
+struct Newest<'a> {
+    fault: Option<&'a uuid::Uuid>,
+    new: bool,
+    count: u64,
 }
 
 /// Faults of one fingerprint.
 pub(crate) struct Kind {
     pub(crate) kind: FaultKind,
-    logged: Option<Instant>,
-    unlogged: u64,
+    line: Minutely,
 }
 
 /// One event on its way, and the draft that it belongs to.
@@ -95,7 +106,7 @@ impl FaultDesk {
             "streambreaker_faults_total",
             "processor" => self.processor.clone(),
             "pipeline" => event.pipeline.clone(),
-            "stage" => event.stage.clone(),
+            "stage" => self.labels.stage.of(&event.stage),
             "class" => event.class.as_str(),
         )
         .increment(1);
@@ -111,29 +122,39 @@ impl FaultDesk {
                 event.stage.clone(),
                 event.err.name.clone(),
             ),
-            logged: None,
-            unlogged: 0,
+            line: Minutely::default(),
         });
         kind.kind.count += 1;
-        kind.unlogged += 1;
-        let now = Instant::now();
-        if kind.logged.is_none_or(|logged| now.duration_since(logged) >= LOG_EVERY) {
-            tracing::warn!(
-                target: "streambreaker::fault",
-                processor = %self.processor,
-                pipeline = %event.pipeline,
-                stage = %event.stage,
-                class = %event.class,
-                error.type = %event.err.name,
-                fingerprint = %fingerprint,
-                new = kind.logged.is_none(),
-                count = kind.unlogged,
-                fault = %event.id,
-                "faults are set aside",
-            );
-            kind.logged = Some(now);
-            kind.unlogged = 0;
+        let new = kind.line.is_new();
+        if let Some(count) = kind.line.due() {
+            self.say(&kind.kind, &Newest { fault: Some(&event.id), new, count });
         }
+    }
+
+    /// Logs what was counted and kept back, where nothing has followed for a minute; at the `last` time all of it.
+    pub(crate) fn say_what_is_left(&self, last: bool) {
+        let kinds = self.kinds.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for kind in kinds.values() {
+            if let Some(count) = kind.line.left(last) {
+                self.say(&kind.kind, &Newest { fault: None, new: false, count });
+            }
+        }
+    }
+
+    fn say(&self, kind: &FaultKind, newest: &Newest<'_>) {
+        tracing::warn!(
+            target: "streambreaker::fault",
+            processor = %self.processor,
+            pipeline = %kind.pipeline,
+            stage = %kind.stage,
+            class = %kind.class,
+            error.type = %kind.error,
+            fingerprint = %kind.fingerprint,
+            new = newest.new,
+            count = newest.count,
+            fault = newest.fault.map(tracing::field::display),
+            "faults are set aside",
+        );
     }
 }
 
@@ -164,7 +185,7 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
                 for draft in drafts {
                     let Some(event) = desk.event(&draft) else { continue };
                     serial += 1;
-                    let fits = fit(event, bytes, size, &*desk.oversize).await;
+                    let fits = fit_quietly(event, bytes, size, &*desk.oversize, &desk.held).await;
                     waiting.insert(serial, Waiting { held: draft.held, left: fits.len() });
                     pieces.extend(fits.into_iter().map(|fit| match fit {
                         Fit::Send(event) => Piece { event, draft: serial, ready: true },
@@ -213,7 +234,8 @@ async fn retry_held(
 ) {
     for index in (0..pieces.len()).filter(|index| !pieces[*index].ready).collect::<Vec<_>>() {
         let event = pieces[index].event.clone();
-        let mut fits = fit(event, bytes, |event| desk.sink.size(event), &*desk.oversize).await;
+        let size = |event: &FaultEvent| desk.sink.size(event);
+        let mut fits = fit_quietly(event, bytes, size, &*desk.oversize, &desk.held).await;
         let draft = pieces[index].draft;
         if let (1, Some(Fit::Send(event))) = (fits.len(), fits.pop()) {
             pieces[index] = Piece { event, draft, ready: true };
@@ -270,15 +292,18 @@ async fn write(desk: &FaultDesk, batch: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) 
             "processor" => desk.processor.clone()
         )
         .increment(1);
-        tracing::error!(
-            target: "streambreaker::fault",
-            processor = %desk.processor,
-            fault = %piece.event.id,
-            count = sorted.failed.len(),
-            class = %StepError::class(error),
-            error.type = error.name(),
-            "the fault sink did not confirm; the checkpoint waits, and it is tried again",
-        );
+        if let Some(requests) = desk.unwritten.due() {
+            tracing::error!(
+                target: "streambreaker::fault",
+                processor = %desk.processor,
+                fault = %piece.event.id,
+                requests,
+                not_confirmed = sorted.failed.len(),
+                class = %StepError::class(error),
+                error.type = error.name(),
+                "the fault sink did not confirm; the checkpoint waits, and it is tried again",
+            );
+        }
     }
     (sorted.done, sorted.failed.into_iter().map(|(piece, _)| piece).collect())
 }

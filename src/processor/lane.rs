@@ -105,16 +105,19 @@ impl LaneTask {
             stuck = oldest;
             let wait = backoff.delay(failures, &random).unwrap_or(Duration::from_secs(30));
             let epoch = lane.next_epoch();
-            tracing::warn!(
-                target: "streambreaker::lane",
-                pipeline = %lane.pipeline.name,
-                shard = %lane.shard,
-                position = stuck.as_ref().map(tracing::field::display),
-                class = lane.last_class().map(tracing::field::display),
-                restart = failures,
-                wait_ms = wait.as_millis() as u64,
-                "a unit was returned; the lane is built anew after a wait",
-            );
+            if let Some(count) = lane.pipeline.lines.restart.due() {
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    shard = %lane.shard,
+                    position = stuck.as_ref().map(tracing::field::display),
+                    class = lane.last_class().map(tracing::field::display),
+                    restart = failures,
+                    wait_ms = wait.as_millis() as u64,
+                    count,
+                    "a unit was returned; the lane is built anew after a wait",
+                );
+            }
             lane.raise(Flag::RESTING);
             let on = pause(&lane, wait).await;
             lane.lower(Flag::RESTING);
