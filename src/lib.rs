@@ -1,5 +1,7 @@
 //! skeleton
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod envelope;
