@@ -10,18 +10,18 @@ use tracing::{Event, Metadata, Subscriber};
 
 /// One line.
 #[derive(Clone, Debug, Default)]
-pub struct Line {
-    pub target: String,
-    pub fields: BTreeMap<String, String>,
+pub(crate) struct Line {
+    pub(crate) target: String,
+    pub(crate) fields: BTreeMap<String, String>,
 }
 
 impl Line {
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.fields.get("message").map_or("", String::as_str)
     }
 
     #[allow(dead_code)] // not every test asks for a field
-    pub fn field(&self, name: &str) -> &str {
+    pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", String::as_str)
     }
 }
@@ -34,20 +34,20 @@ impl Visit for Line {
 
 /// All lines so far. A handle: clones hear the same.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<Vec<Line>>>);
+pub(crate) struct Heard(Arc<Mutex<Vec<Line>>>);
 
 impl Heard {
     /// Hears what this thread says until the guard is dropped.
-    pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    pub(crate) fn listen(&self) -> tracing::subscriber::DefaultGuard {
         tracing::subscriber::set_default(self.clone())
     }
 
-    pub fn lines(&self) -> Vec<Line> {
+    pub(crate) fn lines(&self) -> Vec<Line> {
         self.0.lock().unwrap().clone()
     }
 
     #[allow(dead_code)] // not every test asks for one message
-    pub fn with(&self, message: &str) -> Vec<Line> {
+    pub(crate) fn with(&self, message: &str) -> Vec<Line> {
         self.lines().into_iter().filter(|line| line.message().contains(message)).collect()
     }
 }
