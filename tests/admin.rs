@@ -363,7 +363,10 @@ async fn metrics_are_rendered_with_the_questions_they_answer() {
     assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
     let text = answer.body;
     assert!(text.contains("# TYPE streambreaker_records_total counter"), "{text}");
-    assert!(text.contains("# HELP streambreaker_records_total What became of the records?"), "{text}");
+    assert!(
+        text.contains("# HELP streambreaker_records_total What became of the records?"),
+        "{text}"
+    );
     let done: Vec<&str> = text
         .lines()
         .filter(|l| l.starts_with("streambreaker_records_total{") && l.contains("\"rendered\""))

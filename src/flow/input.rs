@@ -105,12 +105,10 @@ impl Stage for Input {
         let Some(feed) = this.feed.as_deref_mut() else { return Poll::Ready(None) };
         loop {
             if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED) {
-                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on
-                return if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST) {
-                    Poll::Ready(None)
-                } else {
-                    Poll::Pending
-                };
+                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, which in a
+                // drain is never
+                let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
+                return if this.lane.has(over) { Poll::Ready(None) } else { Poll::Pending };
             }
             if let Some(batch) = feed.batches.get(feed.at.0) {
                 let index = feed.at.1;
