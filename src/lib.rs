@@ -12,6 +12,7 @@ pub mod flow;
 mod labels;
 pub mod memory;
 mod minutely;
+mod panics;
 mod processor;
 pub mod record;
 pub mod resource;
@@ -26,6 +27,7 @@ pub use config::{Config, ConfigError};
 pub use error::{BoxError, Class, ResultExt, StepError};
 #[doc(inline)]
 pub use flow::{Flow, Input, Stage, Window};
+pub use panics::hide_panic_messages;
 #[doc(inline)]
 pub use processor::{
     BuildError, By, FaultStatus, Handle, LaneStatus, Outcome, Phase, PipelineStatus, Process,

@@ -88,6 +88,7 @@ struct Lines {
     source: Minutely,
     commit: Minutely,
     gap: Minutely,
+    stall: Minutely,
 }
 
 /// What is remembered over shards.
@@ -274,6 +275,11 @@ impl Core {
         if book.gaps.len() < MOST_GAPS {
             book.gaps.push(Gap::new(shard.stream.to_string(), &shard.id, from, to));
         }
+    }
+
+    /// A shard stands still: whether to say so, and how often it was.
+    pub(crate) fn stall_is_due(&self) -> Option<u64> {
+        self.lines.stall.due()
     }
 
     /// The stream as a label of metrics.

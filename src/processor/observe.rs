@@ -126,8 +126,10 @@ fn stalled(core: &Core, shard: &Shard, age: Duration) {
         "processor" => core.name.clone(), "stream" => core.stream_label(&shard.stream)
     )
     .increment(1);
+    let Some(count) = core.stall_is_due() else { return };
     tracing::error!(
         target: "streambreaker::lane",
+        processor = %core.name,
         stream = %shard.stream,
         shard = %shard.id,
         oldest = oldest.as_ref().map(tracing::field::display),
@@ -135,6 +137,7 @@ fn stalled(core: &Core, shard: &Shard, age: Duration) {
         iterator_age_s = age.as_secs(),
         unconfirmed_faults = shard.faults.unconfirmed(),
         pipelines = ?lanes,
+        count,
         "nothing has been settled for long although there is something to do",
     );
 }

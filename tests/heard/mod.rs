@@ -11,6 +11,7 @@ use tracing::{Event, Metadata, Subscriber};
 /// One line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
+    #[allow(dead_code)] // not every test asks for it
     pub(crate) target: String,
     pub(crate) fields: BTreeMap<String, String>,
 }
