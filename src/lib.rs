@@ -1,5 +1,8 @@
 //! skeleton
 
+// here and not for the workspace: tests and examples may
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 #[cfg(feature = "admin")]
 pub mod admin;
 pub mod clock;
@@ -9,6 +12,9 @@ pub mod error;
 pub mod fault;
 pub mod file;
 pub mod flow;
+#[cfg(any(doc, doctest))]
+pub mod guide;
+pub mod idempotence;
 mod labels;
 pub mod memory;
 mod minutely;
@@ -37,7 +43,7 @@ pub use processor::{
 #[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
-pub use resource::Resource;
+pub use resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
 pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report, WaitsFor};
 #[doc(inline)]
 pub use sink::Sink;
@@ -53,3 +59,8 @@ pub mod prelude {
     pub use crate::resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
     pub use crate::unit::{Event, Group, Received, Uow};
 }
+
+/// The code of the README, so that it is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeProgram;

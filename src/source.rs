@@ -362,6 +362,9 @@ impl Acker for Box<dyn Acker> {
 /// A source whose type has been erased, as the processor holds it.
 pub type BoxSource = Box<dyn Source<Reader = Box<dyn Reader>, Acker = Box<dyn Acker>>>;
 
+/// What a [`BoxSource`] tells of its ownership.
+pub(crate) type BoxChange = Change<Box<dyn Reader>, Box<dyn Acker>>;
+
 #[async_trait]
 impl Source for BoxSource {
     type Reader = Box<dyn Reader>;

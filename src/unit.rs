@@ -208,6 +208,24 @@ impl Lineage {
         }
     }
 
+    /// Gives all records back for a reason that is not theirs: that does not count as a return.
+    pub(crate) fn put_back(mut self) {
+        self.put_back_in_place();
+    }
+
+    fn put_back_in_place(&mut self) {
+        let mut members = Vec::new();
+        self.take_into(&mut members);
+        for member in &members {
+            member.ticket.put_back();
+        }
+    }
+
+    /// Whether all of it belongs to another flow by now: nothing that becomes of it changes anything.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.is_empty() && self.members().all(|(ticket, _)| ticket.is_late())
+    }
+
     /// The same records as `n` lineages: each record is decided when all of them are. `None`, and the
     /// lineage back, if a record would have more parts than can be counted.
     pub(crate) fn split(mut self, n: u32) -> Result<Vec<Lineage>, Lineage> {
@@ -252,9 +270,14 @@ impl Lineage {
             Some(ticket) => ticket.batch.lane.clone(),
             None => return,
         };
-        if lane.has(Flag::CLOSING | Flag::LOST | Flag::FATAL) {
-            self.decide_in_place(Fate::Returned);
+        if lane.has(Flag::CLOSING | Flag::LOST | Flag::FATAL) || self.is_late() {
+            self.put_back_in_place();
             return;
+        }
+        if std::thread::panicking() {
+            // user code went down with the unit in its hands: that is known, not a mystery to be tried again
+            let lineage = Lineage(std::mem::replace(&mut self.0, Members::None));
+            return crate::fault::dropped_in_panic(&lane, lineage);
         }
         let mut again = false;
         for (ticket, _) in self.members() {

@@ -39,6 +39,9 @@ fn an_empty_configuration_changes_nothing() {
     assert!(text.contains("10000 records and 64MiB a shard"), "{text}");
     assert!(text.contains("write (4 at once, `db`)"), "{text}");
     assert!(text.contains("drains within 20s"), "{text}");
+    assert!(text.contains("attempt: within 1s; waits up to 30s for its turn"), "{text}");
+    // nothing of a resource is printed as Rust would: it is read by people
+    assert!(!text.contains("Some("), "{text}");
 }
 
 #[test]

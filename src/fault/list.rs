@@ -123,16 +123,23 @@ impl FaultList {
     }
 }
 
-/// Hands a refused unit to its shard's fault list, or returns it where it must not be faulted.
+/// Hands a refused unit to its shard's fault list, or returns it where it must not be faulted; whether it was
+/// handed over.
 pub(crate) fn hand_over(
     lane: &Arc<LaneState>,
     stage: Option<u16>,
     lineage: Lineage,
     refusal: Refusal,
-) {
+) -> bool {
     if lane.has(Flag::LOST) {
         // the shard is someone else's by now, and so is the fault
-        return lineage.decide(Fate::Returned);
+        lineage.put_back();
+        return false;
+    }
+    if lineage.is_late() {
+        // user code kept it longer than its flow lived: the records are worked on anew
+        lineage.put_back();
+        return false;
     }
     let Refusal { error, attempts, counts } = refusal;
     let stage = match stage {
@@ -151,7 +158,8 @@ pub(crate) fn hand_over(
                  read its own faults?",
             );
         }
-        return lineage.decide(Fate::Returned);
+        lineage.decide(Fate::Returned);
+        return false;
     }
     let resubmitted = lineage
         .records()
@@ -164,14 +172,22 @@ pub(crate) fn hand_over(
             "pipeline" => lane.pipeline.name.clone()
         )
         .increment(1);
-        return lineage.decide(Fate::Returned);
+        lineage.decide(Fate::Returned);
+        return false;
     }
     let held = lineage.hold();
     lane.faults.push(Draft { stage, held, error, attempts, at: lane.clock.now() });
+    true
 }
 
 /// User code dropped a unit undecided for the second time.
 pub(crate) fn dropped_twice(lane: &Arc<LaneState>, lineage: Lineage) {
     let error = StepError::new(Class::Dropped, "user code dropped the unit undecided, twice");
     hand_over(lane, None, lineage, Refusal::new(error.with_name("Dropped")));
+}
+
+/// User code panicked with the unit in its hands: in an adapter of `through`, or in the `drop` of a value.
+pub(crate) fn dropped_in_panic(lane: &Arc<LaneState>, lineage: Lineage) {
+    let error = StepError::new(Class::Panic, "user code panicked while it held the unit");
+    hand_over(lane, None, lineage, Refusal::new(error.with_name("Panic")));
 }

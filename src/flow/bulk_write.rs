@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::bulk::{Call, Sorted, alike, sort};
 use super::guard::{Ended, Guard, NotNow, Trail, Verdict, timed_out};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, Elapsed, SlotId, Slots};
+use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL, Window, panicked};
 use crate::error::{Class, StepError};
 use crate::resource::Resource;
@@ -41,11 +42,14 @@ pub struct BulkWrite<S: Stage, K> {
     key: Option<KeyOf<S::Out>>,
     mute_replay: bool,
     buffer: VecDeque<Item<S::Out>>,
-    buffered: usize,
+    /// Their bytes; wide enough for any sizes that a sink may report.
+    buffered: u128,
     busy: HashSet<u64>,
+    /// Keys of which an item was returned: nothing behind it is written any more.
+    stopped: HashSet<u64>,
     running: Slots<Request>,
     ready: VecDeque<Uow<S::Out>>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     ended: bool,
 }
 
@@ -69,7 +73,8 @@ struct Writer<T, K> {
 /// What has been decided since the stage looked last.
 struct Decided<T> {
     done: Vec<Uow<T>>,
-    keys: Vec<u64>,
+    /// The key of every item that was decided, and whether it was returned.
+    keys: Vec<(u64, bool)>,
 }
 
 impl<T, K> Writer<T, K> {
@@ -109,7 +114,9 @@ async fn request<T, K>(
         let mut log = OutcomeLog::new(values.len());
         let call = {
             let mut outcomes = log.outcomes();
-            let write = AssertUnwindSafe(writer.sink.write(&values, &mut outcomes)).catch_unwind();
+            // the call itself may panic, not only what it returns
+            let write = async { writer.sink.write(&values, &mut outcomes).await };
+            let write = AssertUnwindSafe(write).catch_unwind();
             match guard.deadlines.limit(slot, resource.timeout(), write).await {
                 Ok(Ok(result)) => Call::Returned(result),
                 Ok(Err(panic)) => Call::Broken(panicked(panic)),
@@ -216,13 +223,13 @@ impl<T, K> Writer<T, K> {
         let mut decided = self.decided();
         for (value, (lineage, key)) in done {
             decided.done.push(lineage.with(value));
-            decided.keys.push(key);
+            decided.keys.push((key, false));
         }
     }
 
     fn end_one(&self, (lineage, key): Origin, verdict: Verdict, trail: Option<&Trail>) {
-        let _: Ended<()> = self.guard.end(lineage, verdict, trail);
-        self.decided().keys.push(key);
+        let ended: Ended<()> = self.guard.end(lineage, verdict, trail);
+        self.decided().keys.push((key, matches!(ended, Ended::Returned)));
     }
 
     /// No request could be made: all items end alike.
@@ -295,10 +302,11 @@ where
             let mut waits = false;
             while !*this.ended
                 && this.buffer.len() < room
-                && (ordered || *this.buffered < this.window.bytes)
+                && (ordered || *this.buffered < this.window.bytes as u128)
             {
                 if left == 0 {
-                    cx.waker().wake_by_ref();
+                    this.above.as_mut().poll_progress(cx);
+                    yield_turn(cx);
                     waits = true;
                     break;
                 }
@@ -311,8 +319,11 @@ where
                         }
                         let item =
                             Self::take(unit, this.writer, this.key.as_ref(), this.window.bytes);
-                        if let Some(item) = item {
-                            *this.buffered += item.size;
+                        let Some(item) = item else { continue };
+                        if this.stopped.contains(&item.key) {
+                            this.writer.guard.cx.returned(item.lineage.with(()));
+                        } else {
+                            *this.buffered += item.size as u128;
                             this.buffer.push_back(item);
                         }
                     }
@@ -330,7 +341,7 @@ where
             if ordered && lane.is_halted() {
                 // an item behind a returned one of its key must not be written
                 for item in this.buffer.drain(..) {
-                    lane.returned(item.lineage.with(()));
+                    lane.put_back(item.lineage.with(()));
                 }
                 *this.buffered = 0;
             }
@@ -342,7 +353,7 @@ where
                 let mut values = Vec::with_capacity(picked.len());
                 let mut origins = Vec::with_capacity(picked.len());
                 for item in picked {
-                    *this.buffered -= item.size;
+                    *this.buffered -= item.size as u128;
                     if ordered {
                         this.busy.insert(item.key);
                     }
@@ -358,7 +369,8 @@ where
                 this.above.as_mut().poll_progress(cx);
             }
             this.running.poll(cx, |_, ()| {});
-            if collect(this.writer, this.ready, this.busy) {
+            if collect(this.writer, this.ready, this.busy, this.stopped) {
+                give_back(this.buffer, this.buffered, this.stopped, &this.writer.guard.cx);
                 // room, or a key, came free
                 continue;
             }
@@ -370,16 +382,7 @@ where
             }
             if !this.running.is_full() {
                 if let Some(due) = due(this.buffer, this.busy, *this.window, ordered) {
-                    let timer = match this.timer {
-                        Some(timer) => {
-                            if timer.deadline() != due {
-                                timer.as_mut().reset(due);
-                            }
-                            timer
-                        }
-                        None => this.timer.insert(Box::pin(tokio::time::sleep_until(due))),
-                    };
-                    if timer.as_mut().poll(cx).is_ready() {
+                    if this.timer.poll_at(due, cx).is_ready() {
                         continue;
                     }
                 }
@@ -391,7 +394,9 @@ where
     fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
         this.running.poll(cx, |_, ()| {});
-        collect(this.writer, this.ready, this.busy);
+        if collect(this.writer, this.ready, this.busy, this.stopped) {
+            give_back(this.buffer, this.buffered, this.stopped, &this.writer.guard.cx);
+        }
         if !*this.ended {
             this.above.poll_progress(cx);
         }
@@ -403,14 +408,39 @@ fn collect<T, K>(
     writer: &Writer<T, K>,
     ready: &mut VecDeque<Uow<T>>,
     busy: &mut HashSet<u64>,
+    stopped: &mut HashSet<u64>,
 ) -> bool {
     let mut decided = writer.decided();
     let any = !decided.keys.is_empty();
     ready.extend(decided.done.drain(..));
-    for key in decided.keys.drain(..) {
-        busy.remove(&key);
+    for (key, returned) in decided.keys.drain(..) {
+        // only what is ordered has keys, and waits behind what was returned
+        let ordered = busy.remove(&key);
+        if ordered && returned && writer.guard.cx.keeps_order() {
+            stopped.insert(key);
+        }
     }
     any
+}
+
+/// Gives back what waits behind a returned item of its key.
+fn give_back<T>(
+    buffer: &mut VecDeque<Item<T>>,
+    buffered: &mut u128,
+    stopped: &HashSet<u64>,
+    stage: &StageCx,
+) {
+    if stopped.is_empty() || !buffer.iter().any(|item| stopped.contains(&item.key)) {
+        return;
+    }
+    for item in std::mem::take(buffer) {
+        if stopped.contains(&item.key) {
+            *buffered -= item.size as u128;
+            stage.returned(item.lineage.with(()));
+        } else {
+            buffer.push_back(item);
+        }
+    }
 }
 
 /// Which items would go into the next request, as indices, and whether the request is full.
@@ -421,22 +451,23 @@ fn eligible<T>(
     ordered: bool,
 ) -> (Vec<usize>, bool) {
     let mut picked = Vec::new();
-    let mut bytes = 0usize;
+    let (mut bytes, most) = (0, window.bytes as u128);
     let mut keys = HashSet::new();
     for (index, item) in buffer.iter().enumerate() {
         if ordered && (busy.contains(&item.key) || !keys.insert(item.key)) {
             continue;
         }
-        if bytes + item.size > window.bytes {
+        let size = item.size as u128;
+        if bytes + size > most {
             return (picked, true);
         }
-        bytes += item.size;
+        bytes += size;
         picked.push(index);
         if picked.len() == window.items {
             return (picked, true);
         }
     }
-    (picked, bytes >= window.bytes)
+    (picked, bytes >= most)
 }
 
 /// Takes the items of the next request out, if it is due.
@@ -544,9 +575,10 @@ impl<S: Stage, K> BulkWrite<S, K> {
             buffer: VecDeque::new(),
             buffered: 0,
             busy: HashSet::new(),
+            stopped: HashSet::new(),
             running: Slots::new(requests, deadlines),
             ready: VecDeque::new(),
-            timer: None,
+            timer: Timer::default(),
             ended: false,
         }
     }

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::config::{Size, Span, StageConfig};
 use crate::unit::{Lineage, Uow};
@@ -45,10 +46,12 @@ impl Window {
         self
     }
 
-    /// Waits so long for more, from the first value on. Part of the time budget.
+    /// Waits so long for more, from the first value on; a year at most. Part of the time budget.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
+        // so that it can be added to any instant
+        const YEAR: u64 = 365 * 86_400;
+        self.linger = if linger.as_secs() >= YEAR { Duration::from_secs(YEAR) } else { linger };
         self
     }
 
@@ -118,7 +121,9 @@ pub(crate) struct Gather<S: Stage, F, K, G> {
     /// When each was begun, in order; those whose serial is gone have been closed since.
     due: VecDeque<(Instant, K, u64)>,
     serial: u64,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
+    /// Units taken since it was last looked whether a group is due.
+    unlooked: u32,
     ended: bool,
 }
 
@@ -137,7 +142,8 @@ where
             open: HashMap::new(),
             due: VecDeque::new(),
             serial: 0,
-            timer: None,
+            timer: Timer::default(),
+            unlooked: 0,
             ended: false,
         }
     }
@@ -175,8 +181,23 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<G::Out>>> {
         let mut this = self.project();
-        let mut taken = 0;
+        let mut left = UNITS_A_POLL;
         while !*this.ended {
+            if *this.unlooked >= UNITS_A_POLL {
+                // an input that never waits must not keep a group open past its linger
+                *this.unlooked = 0;
+                let now = Some(Instant::now());
+                if let Some(unit) = close::<K, S::Out, G>(this.open, this.due, now) {
+                    return Poll::Ready(Some(unit));
+                }
+            }
+            if left == 0 {
+                this.above.as_mut().poll_progress(cx);
+                yield_turn(cx);
+                return Poll::Pending;
+            }
+            left -= 1;
+            *this.unlooked += 1;
             let unit = match this.above.as_mut().poll_next(cx) {
                 Poll::Ready(Some(unit)) => unit,
                 Poll::Ready(None) => {
@@ -190,16 +211,7 @@ where
                         return Poll::Ready(Some(unit));
                     }
                     let Some((at, ..)) = this.due.front() else { return Poll::Pending };
-                    let timer = match this.timer {
-                        Some(timer) => {
-                            if timer.deadline() != *at {
-                                timer.as_mut().reset(*at);
-                            }
-                            timer
-                        }
-                        None => this.timer.insert(Box::pin(tokio::time::sleep_until(*at))),
-                    };
-                    if timer.as_mut().poll(cx).is_ready() {
+                    if this.timer.poll_at(*at, cx).is_ready() {
                         continue;
                     }
                     return Poll::Pending;
@@ -254,11 +266,6 @@ where
                     }
                     return Poll::Ready(Some(group.lineage.with(group.gathering.finish(key))));
                 }
-            }
-            taken += 1;
-            if taken >= UNITS_A_POLL {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
             }
         }
         Poll::Ready(close::<K, S::Out, G>(this.open, this.due, None))

@@ -222,17 +222,18 @@ impl Guard {
         let resource = &self.resource;
         let deadline = lineage.deadline();
         let place = lineage.place();
-        let give_up = Instant::now() + resource.max_wait();
         loop {
             let latest = match deadline {
                 // an attempt starts only if its whole timeout fits
                 Some(deadline) => match deadline.checked_sub(resource.timeout()) {
-                    Some(latest) if latest >= Instant::now() => latest,
+                    Some(latest) if latest >= Instant::now() => Some(latest),
                     _ => return Err(self.too_late(trail)),
                 },
-                None => give_up,
+                None => None,
             };
-            self.wait_for_breaker(slot, place, deadline.map(|_| latest)).await?;
+            self.wait_for_breaker(slot, place, latest).await?;
+            // a pause has no end of its own: the wait for permit and rate begins behind it
+            let latest = latest.unwrap_or_else(|| Instant::now() + resource.max_wait());
             let permit = match resource.permits() {
                 None => None,
                 Some(permits) => match permits.try_acquire() {
@@ -403,8 +404,11 @@ impl Guard {
         match verdict {
             Verdict::Fault { error, counts } => {
                 let attempts = trail.map(|trail| trail.attempts().to_vec()).unwrap_or_default();
-                self.cx.refuse(lineage, Refusal { error, attempts, counts });
-                Ended::Faulted
+                match self.cx.refuse(lineage, Refusal { error, attempts, counts }) {
+                    true => Ended::Faulted,
+                    // what is behind it waits for it as for any that was returned
+                    false => Ended::Returned,
+                }
             }
             Verdict::Fatal(error) => {
                 self.cx.fatal(lineage, &error);

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
 
+use super::timer::yield_turn;
 use super::{Stage, StageCx, UNITS_A_POLL};
 use crate::unit::Uow;
 
@@ -43,7 +44,9 @@ impl<S: Stage, U, F: FnMut(&StageCx, Uow<S::Out>) -> Option<Uow<U>>> Stage for I
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        // units that are ready at once keep a set above from being looked at: at least once a turn it is
+        this.above.poll_progress(cx);
+        yield_turn(cx);
         Poll::Pending
     }
 

@@ -22,7 +22,11 @@ pub(crate) struct Feed {
     ended: bool,
     epoch: u32,
     gate: Gate,
+    thin_at: usize,
 }
+
+/// So many batches are never looked through.
+const THIN_FROM: usize = 16;
 
 /// What is asked before a record of a gated batch enters the flow: batch, index and epoch.
 pub(crate) type Gate = Box<dyn FnMut(&Arc<LaneBatch>, u32, u32, &mut Context<'_>) -> Entry + Send>;
@@ -40,7 +44,15 @@ pub(crate) enum Entry {
 
 impl Feed {
     pub(crate) fn new(more: UnboundedReceiver<Arc<LaneBatch>>, gate: Gate) -> Box<Self> {
-        Box::new(Self { batches: VecDeque::new(), at: (0, 0), more, ended: false, epoch: 0, gate })
+        Box::new(Self {
+            batches: VecDeque::new(),
+            at: (0, 0),
+            more,
+            ended: false,
+            epoch: 0,
+            gate,
+            thin_at: THIN_FROM,
+        })
     }
 
     /// Begins a new epoch: everything that is not settled is fed again, in log order.
@@ -55,6 +67,40 @@ impl Feed {
         let batch = self.batches.iter().find(|batch| batch.open() > 0)?;
         let index = (0..batch.len()).find(|index| !batch.is_settled(*index))?;
         Some(batch.batch.records[index].position().clone())
+    }
+
+    /// Whether nothing of what has been fed is open.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.batches.iter().all(|batch| batch.open() == 0)
+    }
+
+    /// Whether everything has been fed, and nothing more will come.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.ended
+            && self
+                .batches
+                .iter()
+                .skip(self.at.0)
+                .enumerate()
+                .all(|(n, batch)| n == 0 && self.at.1 as usize == batch.len())
+    }
+
+    /// Lets go of what is settled although something before it is not: where records are acknowledged one by
+    /// one, what comes behind a stuck one knows no limit but its own. Looks at all only when they have doubled.
+    fn thin(&mut self) {
+        if self.batches.len() < self.thin_at {
+            return;
+        }
+        let before = self.at.0;
+        let (mut index, mut gone) = (0, 0);
+        self.batches.retain(|batch| {
+            let keep = index >= before || batch.open() > 0;
+            gone += usize::from(!keep);
+            index += 1;
+            keep
+        });
+        self.at.0 -= gone;
+        self.thin_at = (self.batches.len() * 2).max(THIN_FROM);
     }
 
     fn prune(&mut self) {
@@ -105,8 +151,7 @@ impl Stage for Input {
         let Some(feed) = this.feed.as_deref_mut() else { return Poll::Ready(None) };
         loop {
             if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED) {
-                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, which in a
-                // drain is never
+                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, or drains
                 let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
                 return if this.lane.has(over) { Poll::Ready(None) } else { Poll::Pending };
             }
@@ -138,7 +183,10 @@ impl Stage for Input {
                 return Poll::Ready(None);
             }
             match feed.more.poll_recv(cx) {
-                Poll::Ready(Some(batch)) => feed.batches.push_back(batch),
+                Poll::Ready(Some(batch)) => {
+                    feed.batches.push_back(batch);
+                    feed.thin();
+                }
                 Poll::Ready(None) => feed.ended = true,
                 Poll::Pending => return Poll::Pending,
             }

@@ -15,6 +15,7 @@
 //! | [`rate_limit`](Flow::rate_limit) | not more than so many a second |
 //! | [`call`](Flow::call), [`parallel`](Flow::parallel), [`parallel_by_key`](Flow::parallel_by_key), [`with`](Flow::with) | call a dependency through its guards |
 //! | [`bulk_write`](Flow::bulk_write), [`publish`](Flow::publish) | write to a bulk API whose items fail one by one |
+//! | [`dedupe`](Flow::dedupe), [`record_done`](Flow::record_done) | leave out what has been done |
 //! | [`through`](Flow::through), [`stage`](Flow::stage), [`boxed`](Flow::boxed), [`named`](Flow::named) | own steps, type erasure, names |
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub(crate) mod bulk;
 mod bulk_write;
 mod compact;
 mod decode;
+mod dedupe;
 mod filter;
 mod filter_map;
 mod gather;
@@ -55,11 +57,13 @@ pub(crate) mod slots;
 mod split;
 mod stage;
 mod through;
+pub(crate) mod timer;
 mod try_map;
 mod validate;
 
 pub use self::bulk_write::BulkWrite;
 pub use self::decode::{Codec, DecodeError};
+pub(crate) use self::dedupe::misplaced;
 pub(crate) use self::guard::timed_out;
 pub use self::of_type::TypeFilter;
 pub use self::publish::{NewEvent, OnReplay, Publication, Publish};

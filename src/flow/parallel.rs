@@ -70,7 +70,7 @@ where
         self.pool("with", n, false, resource, handler, |old, new| (old, new))
     }
 
-    fn pool<F, U, V, C>(
+    pub(super) fn pool<F, U, V, C>(
         mut self,
         name: &'static str,
         n: usize,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::ops::AsyncFn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use pin_project::pin_project;
 use super::guard::{Ended, Guarded, guarded};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
+use super::timer::yield_turn;
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::error::StepError;
 use crate::resource::Resource;
@@ -61,24 +62,38 @@ where
 
     /// Takes a unit in: starts it, or lets it wait behind its key.
     fn take(&mut self, unit: Uow<T>) {
-        let key = match self.cx.catch(|| (self.key)(unit.value())) {
-            Ok(key) => key,
+        // looked up under the guard as well: `Hash` and `Eq` are user code, and once the unit runs nobody could say
+        // whose key it was. An empty map would not hash.
+        let looked_up = self.cx.catch(|| {
+            let key = (self.key)(unit.value());
+            if self.busy.is_empty() {
+                self.busy.hasher().hash_one(&key);
+            }
+            let stopped = !self.stopped.is_empty() && self.stopped.contains(&key);
+            (stopped, self.busy.contains_key(&key), key)
+        });
+        let (stopped, busy, key) = match looked_up {
+            Ok(found) => found,
             Err(panic) => return self.cx.fault(unit, panic),
         };
-        if !self.stopped.is_empty() && self.stopped.contains(&key) {
-            return self.cx.returned(unit);
+        if stopped {
+            return self.cx.put_back(unit);
         }
-        if let Some(queue) = self.busy.get_mut(&key) {
-            queue.push_back(unit);
-            self.waiting += 1;
-            return;
+        if busy {
+            if let Some(queue) = self.busy.get_mut(&key) {
+                queue.push_back(unit);
+                self.waiting += 1;
+                return;
+            }
         }
         let slot = self.running.next_free();
         match self.running.start(slot, (self.make)(unit, slot)) {
             Some(Ended::Out(unit)) => self.ready.push_back(unit),
             Some(Ended::Faulted) => {}
             Some(Ended::Returned) => {
-                self.stopped.insert(key);
+                if self.cx.keeps_order() {
+                    self.stop(key);
+                }
             }
             None => {
                 self.busy.insert(key.clone(), VecDeque::new());
@@ -99,7 +114,7 @@ where
         let mut started = false;
         while let Some((slot, ended)) = self.finished.pop() {
             let key = self.keys[slot.index()].take().expect("a running slot has a key");
-            let returned = matches!(ended, Ended::Returned);
+            let returned = matches!(ended, Ended::Returned) && self.cx.keeps_order();
             if let Ended::Out(unit) = ended {
                 self.ready.push_back(unit);
             }
@@ -139,9 +154,12 @@ where
     fn stop(&mut self, key: K) {
         for unit in self.busy.remove(&key).into_iter().flatten() {
             self.waiting -= 1;
-            self.cx.returned(unit);
+            self.cx.put_back(unit);
         }
-        self.stopped.insert(key);
+        // where it comes again to this flow, and behind later ones at that, its key goes on
+        if !self.cx.comes_again() {
+            self.stopped.insert(key);
+        }
     }
 }
 
@@ -168,7 +186,8 @@ where
             let mut waits = false;
             while !*this.ended && work.has_room() && work.ready.is_empty() {
                 if left == 0 {
-                    cx.waker().wake_by_ref();
+                    this.above.as_mut().poll_progress(cx);
+                    yield_turn(cx);
                     waits = true;
                     break;
                 }
@@ -227,7 +246,7 @@ where
     /// A panic of `key` is a fault of that unit; errors, panics and cancel safety of `handler` are those of
     /// [`call`](Self::call).
     pub fn parallel_by_key<KF, K, F, U>(
-        mut self,
+        self,
         n: usize,
         key: KF,
         resource: &Resource,
@@ -239,9 +258,27 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         U: Send + Sync + 'static,
     {
+        self.by_key("parallel_by_key", n, key, resource, handler, |_, new| new)
+    }
+
+    pub(super) fn by_key<KF, K, F, U, V, C>(
+        mut self,
+        name: &'static str,
+        n: usize,
+        key: KF,
+        resource: &Resource,
+        handler: F,
+        keep: C,
+    ) -> Flow<impl Stage<Out = V> + use<S, KF, K, F, U, V, C>>
+    where
+        KF: Fn(&S::Out) -> K,
+        K: Hash + Eq + Clone + Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        C: Fn(S::Out, U) -> V + Copy,
+    {
         let n = self.configured().n.unwrap_or(n);
-        let n = self.check_width("parallel_by_key", n);
-        self.add(StagePlan::new("parallel_by_key").calls(resource, n), |above, cx| {
+        let n = self.check_width(name, n);
+        self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);
             let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
             let shared = Arc::new(shared);
@@ -252,7 +289,7 @@ where
                     key,
                     make: move |unit, slot| {
                         let shared = shared.clone();
-                        async move { guarded(&shared, unit, slot, |_, new| new).await }
+                        async move { guarded(&shared, unit, slot, keep).await }
                     },
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),

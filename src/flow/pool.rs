@@ -10,6 +10,7 @@ use pin_project::pin_project;
 
 use super::guard::Ended;
 use super::slots::{Deadlines, SlotId, Slots};
+use super::timer::yield_turn;
 use super::{Stage, StageCx, UNITS_A_POLL};
 use crate::unit::Uow;
 
@@ -23,6 +24,9 @@ pub(crate) struct Pool<S, M, F, U> {
     make: M,
     /// Units keep their order: after one was returned, none behind it begins.
     ordered: bool,
+    /// One was returned. The lane's own halt comes later, or not at all: when all parts of a record are
+    /// decided, and never where a return is final.
+    stopped: bool,
     running: Slots<F>,
     ready: VecDeque<Uow<U>>,
     ended: bool,
@@ -42,11 +46,28 @@ impl<S, M, F: Future, U> Pool<S, M, F, U> {
             cx,
             make,
             ordered,
+            stopped: false,
             running: Slots::new(width, deadlines),
             ready: VecDeque::new(),
             ended: false,
         }
     }
+}
+
+/// Polls what was woken.
+#[inline]
+fn finish<F: Future<Output = Ended<U>>, U>(
+    running: &mut Slots<F>,
+    ready: &mut VecDeque<Uow<U>>,
+    stopped: &mut bool,
+    stage: &StageCx,
+    cx: &mut Context<'_>,
+) {
+    running.poll(cx, |_, ended| match ended {
+        Ended::Out(unit) => ready.push_back(unit),
+        Ended::Returned => *stopped |= stage.keeps_order(),
+        Ended::Faulted => {}
+    });
 }
 
 impl<S, M, F, U> Stage for Pool<S, M, F, U>
@@ -68,22 +89,23 @@ where
             let mut waits = false;
             while !*this.ended && !this.running.is_full() {
                 if left == 0 {
-                    cx.waker().wake_by_ref();
+                    this.above.as_mut().poll_progress(cx);
+                    yield_turn(cx);
                     waits = true;
                     break;
                 }
                 left -= 1;
                 match this.above.as_mut().poll_next(cx) {
                     Poll::Ready(Some(unit)) => {
-                        if *this.ordered && this.cx.is_halted() {
-                            this.cx.returned(unit);
+                        if *this.ordered && (*this.stopped || this.cx.is_halted()) {
+                            this.cx.put_back(unit);
                             continue;
                         }
                         let slot = this.running.next_free();
-                        if let Some(Ended::Out(unit)) =
-                            this.running.start(slot, (this.make)(unit, slot))
-                        {
-                            return Poll::Ready(Some(unit));
+                        match this.running.start(slot, (this.make)(unit, slot)) {
+                            Some(Ended::Out(unit)) => return Poll::Ready(Some(unit)),
+                            Some(Ended::Returned) => *this.stopped |= this.cx.keeps_order(),
+                            Some(Ended::Faulted) | None => {}
                         }
                     }
                     Poll::Ready(None) => *this.ended = true,
@@ -96,12 +118,7 @@ where
             if this.running.is_full() && !*this.ended {
                 this.above.as_mut().poll_progress(cx);
             }
-            let ready = &mut *this.ready;
-            this.running.poll(cx, |_, ended| {
-                if let Ended::Out(unit) = ended {
-                    ready.push_back(unit);
-                }
-            });
+            finish(this.running, this.ready, this.stopped, this.cx, cx);
             if let Some(unit) = this.ready.pop_front() {
                 return Poll::Ready(Some(unit));
             }
@@ -116,12 +133,7 @@ where
 
     fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
-        let ready = &mut *this.ready;
-        this.running.poll(cx, |_, ended| {
-            if let Ended::Out(unit) = ended {
-                ready.push_back(unit);
-            }
-        });
+        finish(this.running, this.ready, this.stopped, this.cx, cx);
         if !*this.ended {
             this.above.poll_progress(cx);
         }

@@ -4,9 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::plan::StagePlan;
+use super::timer::Timer;
 use super::{Flow, Stage};
 use crate::resource::{Rate, RateState};
 use crate::unit::Uow;
@@ -18,7 +19,7 @@ struct RateLimit<S: Stage> {
     above: S,
     state: RateState,
     waiting: Option<Uow<S::Out>>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     ended: bool,
 }
 
@@ -45,17 +46,8 @@ impl<S: Stage> Stage for RateLimit<S> {
             match this.state.admit(now) {
                 Ok(()) => return Poll::Ready(this.waiting.take()),
                 Err(wait) => {
-                    let timer = match this.timer {
-                        Some(timer) => {
-                            timer.as_mut().reset(now + wait);
-                            timer
-                        }
-                        None => this.timer.insert(Box::pin(tokio::time::sleep(wait))),
-                    };
-                    if timer.as_mut().poll(cx).is_pending() {
-                        if !*this.ended {
-                            this.above.as_mut().poll_progress(cx);
-                        }
+                    if this.timer.poll_at(now + wait, cx).is_pending() {
+                        this.above.as_mut().poll_progress(cx);
                         return Poll::Pending;
                     }
                 }
@@ -84,7 +76,7 @@ impl<S: Stage> Flow<S> {
             above,
             state: RateState::new(Some(rate), Instant::now()),
             waiting: None,
-            timer: None,
+            timer: Timer::default(),
             ended: false,
         })
     }

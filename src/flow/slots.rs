@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+
+use super::timer::Timer;
 
 /// No deadline.
 const NONE: u64 = 0;
@@ -105,8 +107,8 @@ pub(crate) struct Slots<F> {
     free: Vec<u32>,
     capacity: u32,
     deadlines: Arc<Deadlines>,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// The moment the timer is set to.
+    timer: Timer,
+    /// The moment the timer is set to; `u64::MAX` is none.
     armed: u64,
     /// Slots that asked for a deadline in this turn.
     asked: Vec<u32>,
@@ -123,7 +125,7 @@ impl<F: Future> Slots<F> {
             free: Vec::new(),
             capacity: u32::try_from(n).expect("fewer than 2^32 slots"),
             deadlines,
-            timer: None,
+            timer: Timer::default(),
             armed: u64::MAX,
             asked: Vec::new(),
             first: 0,
@@ -239,6 +241,11 @@ impl<F: Future> Slots<F> {
                 self.poll_and_free(slot, &mut out);
             }
         }
+        // the first word is visited twice: a slot of it that was woken in between, while bits of the second
+        // visit were still up, has told nobody
+        if self.deadlines.ready[start].load(Ordering::Acquire) & (u64::MAX << offset) != 0 {
+            cx.waker().wake_by_ref();
+        }
         if !self.asked.is_empty() || self.armed != u64::MAX {
             self.keep_time(cx, &mut out);
         }
@@ -252,8 +259,8 @@ impl<F: Future> Slots<F> {
             if self.armed == u64::MAX {
                 return;
             }
-            let Some(timer) = self.timer.as_mut() else { return };
-            if timer.as_mut().poll(cx).is_pending() {
+            let at = self.deadlines.start + Duration::from_micros(self.armed);
+            if self.timer.poll_at(at, cx).is_pending() {
                 return;
             }
             let now = self.deadlines.now();
@@ -270,7 +277,7 @@ impl<F: Future> Slots<F> {
                     next = next.min(at);
                 }
             }
-            self.arm(next);
+            self.armed = next;
         }
     }
 
@@ -288,21 +295,7 @@ impl<F: Future> Slots<F> {
                 next = next.min(moment);
             }
         }
-        if next < self.armed {
-            self.arm(next);
-        }
-    }
-
-    fn arm(&mut self, at: u64) {
-        self.armed = at;
-        if at == u64::MAX {
-            return;
-        }
-        let moment = self.deadlines.start + Duration::from_micros(at);
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().reset(moment),
-            None => self.timer = Some(Box::pin(tokio::time::sleep_until(moment))),
-        }
+        self.armed = self.armed.min(next);
     }
 }
 
@@ -395,6 +388,82 @@ mod tests {
             d.limit(slot, limit, tokio::time::sleep(limit)).await
         });
         assert_eq!(drain(&mut slots).await, [Ok(())]);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicU64);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn o11_a_slot_that_wakes_itself_while_its_word_is_half_visited_is_polled_again() {
+        let mut slots = Slots::new(20, Deadlines::new(20));
+        let wakers: Arc<std::sync::Mutex<Vec<Waker>>> = Arc::default();
+        for n in 0..20 {
+            let slot = slots.next_free();
+            let (wakers, mut polls) = (wakers.clone(), 0);
+            slots.start(
+                slot,
+                poll_fn(move |cx| {
+                    wakers.lock().expect("not poisoned").push(cx.waker().clone());
+                    polls += 1;
+                    if n == 12 && polls == 2 {
+                        cx.waker().wake_by_ref();
+                    }
+                    if n == 12 && polls == 3 { Poll::Ready(()) } else { Poll::Pending }
+                }),
+            );
+        }
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let wakers: Vec<Waker> = wakers.lock().expect("not poisoned").clone();
+        // the next round begins in the middle of the word
+        wakers[9].wake_by_ref();
+        slots.poll(cx, |_, ()| {});
+        wakers[3].wake_by_ref();
+        wakers[12].wake_by_ref();
+        woken.0.store(0, Ordering::Relaxed);
+        let mut done = 0;
+        slots.poll(cx, |_, ()| done += 1);
+        assert_eq!((done, woken.0.load(Ordering::Relaxed)), (0, 1), "its wake-up was lost");
+        slots.poll(cx, |_, ()| done += 1);
+        assert_eq!(done, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn o11_a_deadline_is_kept_beside_a_slot_that_eats_the_budget_of_every_turn() {
+        let deadlines = Deadlines::new(2);
+        let mut slots = Slots::new(2, deadlines.clone());
+        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        for n in 0..2 {
+            let slot = slots.next_free();
+            let (deadlines, over) = (deadlines.clone(), over.clone());
+            slots.start(slot, async move {
+                if n == 0 {
+                    let limit = Duration::from_millis(10);
+                    let _ = deadlines.limit(slot, limit, std::future::pending::<()>()).await;
+                    over.store(true, Ordering::Relaxed);
+                    return;
+                }
+                for round in 0..100_000 {
+                    tokio::task::coop::consume_budget().await;
+                    if round == 1_000 {
+                        tokio::time::advance(Duration::from_millis(20)).await;
+                    }
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+                panic!("the deadline of the other slot never came");
+            });
+        }
+        drain(&mut slots).await;
+        assert!(over.load(Ordering::Relaxed));
     }
 
     #[tokio::test]

@@ -7,10 +7,14 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use super::plan::StagePlan;
+use super::timer::yield_turn;
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::error::{Class, StepError};
 use crate::record::Delivery;
-use crate::unit::Uow;
+use crate::unit::{Lineage, Uow};
+
+/// The most parts that the state of a record can count.
+const MOST: usize = 0xffff;
 
 #[pin_project]
 #[must_use = "stages do nothing unless they are driven"]
@@ -37,7 +41,8 @@ impl<S: Stage, I: IntoIterator<Item = U>, F: Fn(S::Out) -> I, U> Stage for Split
                 Poll::Ready(Some(unit)) => split(this.cx, unit, this.parts, this.ready),
             }
         }
-        cx.waker().wake_by_ref();
+        this.above.poll_progress(cx);
+        yield_turn(cx);
         Poll::Pending
     }
 
@@ -53,19 +58,29 @@ fn split<T, U, I: IntoIterator<Item = U>>(
     ready: &mut VecDeque<Uow<U>>,
 ) {
     let (value, lineage) = unit.into_parts();
-    let values: Vec<U> = match cx.catch(|| parts(value).into_iter().collect()) {
+    // one more than there may be tells too many from all; an iterator without an end must not fill the memory
+    let values: Vec<U> = match cx.catch(|| parts(value).into_iter().take(MOST + 1).collect()) {
         Ok(values) => values,
         Err(panic) => return cx.fault(lineage.with(()), panic),
     };
-    if values.is_empty() {
-        return cx.filtered(lineage.with(()));
-    }
     // a unit that comes back from a fault is only the part that faulted
     let only = lineage.members().find_map(|(ticket, path)| match ticket.record().delivery() {
         Delivery::Resubmit { part, .. } => part.indices().get(path.indices().len()).copied(),
         _ => None,
     });
-    let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+    if only.is_some_and(|only| only as usize >= values.len()) {
+        // filtered, it would be gone without a trace: `parts` has made other parts than it did then
+        let error =
+            StepError::new(Class::Fault, "the part that is sent again is not made any more");
+        return cx.fault(lineage.with(()), error.with_name("NoSuchPart"));
+    }
+    if values.is_empty() {
+        return cx.filtered(lineage.with(()));
+    }
+    if values.len() > MOST {
+        return too_many(cx, lineage);
+    }
+    let count = values.len() as u32;
     match lineage.split(count) {
         Ok(lineages) => {
             for (index, (value, lineage)) in values.into_iter().zip(lineages).enumerate() {
@@ -76,14 +91,14 @@ fn split<T, U, I: IntoIterator<Item = U>>(
                 }
             }
         }
-        Err(lineage) => {
-            let error = format!("a record cannot be split into {count} parts; the most is 65,535");
-            cx.fault(
-                lineage.with(()),
-                StepError::new(Class::Fault, error).with_name("TooManyParts"),
-            );
-        }
+        Err(lineage) => too_many(cx, lineage),
     }
+}
+
+#[cold]
+fn too_many(cx: &StageCx, lineage: Lineage) {
+    let error = "a record cannot be split into so many parts; the most is 65,535";
+    cx.fault(lineage.with(()), StepError::new(Class::Fault, error).with_name("TooManyParts"));
 }
 
 impl<S: Stage> Flow<S> {

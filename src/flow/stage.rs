@@ -27,7 +27,7 @@ pub const UNITS_A_POLL: u32 = 256;
 ///    else the future's wake-up is lost, and it hangs for ever, past its timeouts.
 /// 3. `poll_progress` starts nothing new and hands nothing on.
 /// 4. Whoever owns a flow awaits nothing else while it owns it.
-/// 5. After 256 units in one poll it wakes itself and yields.
+/// 5. After 256 units in one poll it lets what lies above go on (`poll_progress`), wakes itself and yields.
 /// 6. A set of futures is polled round robin, beginning after the one polled first last time.
 ///
 /// After it returned `None` it is not polled again. Panics of user code are caught by the stage
@@ -71,7 +71,9 @@ impl StageCx {
         match error.class() {
             Class::Fatal => self.fatal(lineage, &error),
             Class::Transient | Class::Throttled => self.give_back(lineage, error.class()),
-            _ => self.refuse(lineage, Refusal::new(error)),
+            _ => {
+                self.refuse(lineage, Refusal::new(error));
+            }
         }
     }
 
@@ -94,6 +96,12 @@ impl StageCx {
         self.lane.has(Flag::HALTED | Flag::FATAL)
     }
 
+    /// Whether what is returned comes again to this same flow, as on sources that acknowledge one by one: then
+    /// a returned unit must not stop its key for ever.
+    pub fn comes_again(&self) -> bool {
+        self.lane.has(Flag::EACH)
+    }
+
     /// Whether the lane drains: what would wait without end is returned instead.
     pub fn is_draining(&self) -> bool {
         self.lane.has(Flag::DRAINING)
@@ -103,6 +111,12 @@ impl StageCx {
     #[inline]
     pub fn is_pressed(&self) -> bool {
         self.lane.has(Flag::PRESSURE | Flag::HALTED)
+    }
+
+    /// Whether a unit that was returned is fed again before those behind it. A source that acknowledges one by
+    /// one gives it again when it pleases, and those behind it do not wait.
+    pub(crate) fn keeps_order(&self) -> bool {
+        !self.comes_again()
     }
 
     /// Runs user code, and makes a panic in it an error of class [`Class::Panic`].
@@ -117,6 +131,13 @@ impl StageCx {
     pub(crate) fn give_back(&self, lineage: Lineage, class: Class) {
         self.lane.note_class(class);
         lineage.decide(Fate::Returned);
+    }
+
+    /// Gives a unit back that never began, because of another one before it.
+    pub(crate) fn put_back<T>(&self, unit: Uow<T>) {
+        let (value, lineage) = unit.into_parts();
+        drop(value);
+        lineage.put_back();
     }
 
     pub(crate) fn fatal(&self, lineage: Lineage, error: &StepError) {
@@ -136,10 +157,10 @@ impl StageCx {
         lineage.decide(Fate::Returned);
     }
 
-    /// Hands a fault over. Never waits.
-    pub(crate) fn refuse(&self, lineage: Lineage, refusal: Refusal) {
+    /// Hands a fault over; whether it was taken, and not returned (by the flood guard, for one). Never waits.
+    pub(crate) fn refuse(&self, lineage: Lineage, refusal: Refusal) -> bool {
         self.lane.note_class(refusal.error.class());
-        crate::fault::hand_over(&self.lane, Some(self.id), lineage, refusal);
+        crate::fault::hand_over(&self.lane, Some(self.id), lineage, refusal)
     }
 }
 

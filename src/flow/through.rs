@@ -12,7 +12,18 @@ use super::plan::StagePlan;
 use super::{Flow, Stage, StageCx};
 use crate::unit::Uow;
 
-type Above<T> = Arc<Mutex<Pin<Box<dyn Stage<Out = T> + Send>>>>;
+type Above<T> = Arc<Mutex<Option<Pin<Box<dyn Stage<Out = T> + Send>>>>>;
+
+/// The one that the flow holds. When the flow is dropped, what lies above goes with it, wherever user code has put
+/// its [`Units`]: the lane needs the input back.
+struct Owned<T>(Above<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        let above = lock(&self.0).take();
+        drop(above);
+    }
+}
 
 /// The units that come in at a [`through`](Flow::through), as a stream.
 #[must_use = "streams do nothing unless polled"]
@@ -28,7 +39,10 @@ impl<T> Stream for Units<T> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = lock(&self.above).as_mut().poll_next(cx);
+        let next = match &mut *lock(&self.above) {
+            Some(above) => above.as_mut().poll_next(cx),
+            None => Poll::Ready(None),
+        };
         self.ended = matches!(next, Poll::Ready(None));
         next
     }
@@ -40,8 +54,16 @@ impl<T> fmt::Debug for Units<T> {
     }
 }
 
-fn lock<T>(above: &Above<T>) -> std::sync::MutexGuard<'_, Pin<Box<dyn Stage<Out = T> + Send>>> {
+fn lock<T>(
+    above: &Above<T>,
+) -> std::sync::MutexGuard<'_, Option<Pin<Box<dyn Stage<Out = T> + Send>>>> {
     above.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn progress<T>(above: &Above<T>, cx: &mut Context<'_>) {
+    if let Some(above) = &mut *lock(above) {
+        above.as_mut().poll_progress(cx);
+    }
 }
 
 #[pin_project]
@@ -49,7 +71,7 @@ fn lock<T>(above: &Above<T>) -> std::sync::MutexGuard<'_, Pin<Box<dyn Stage<Out 
 struct Through<T, R> {
     #[pin]
     stream: R,
-    above: Above<T>,
+    above: Owned<T>,
     cx: StageCx,
     over: bool,
 }
@@ -66,7 +88,7 @@ impl<T, U, R: Stream<Item = Uow<U>>> Stage for Through<T, R> {
         match this.cx.catch(|| stream.poll_next(cx)) {
             Ok(Poll::Pending) => {
                 // the user's stream may not have polled what lies above it
-                lock(this.above).as_mut().poll_progress(cx);
+                progress(&this.above.0, cx);
                 Poll::Pending
             }
             Ok(next) => {
@@ -85,7 +107,7 @@ impl<T, U, R: Stream<Item = Uow<U>>> Stage for Through<T, R> {
     fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
         if !*this.over {
-            lock(this.above).as_mut().poll_progress(cx);
+            progress(&this.above.0, cx);
         }
     }
 }
@@ -107,9 +129,9 @@ impl<S: Stage> Flow<S> {
         U: Send + Sync + 'static,
     {
         self.add(StagePlan::new("through"), |above, cx| {
-            let above: Above<S::Out> = Arc::new(Mutex::new(Box::pin(above)));
+            let above: Above<S::Out> = Arc::new(Mutex::new(Some(Box::pin(above))));
             let units = Units { above: above.clone(), ended: false };
-            Through { stream: adapter(units), above, cx, over: false }
+            Through { stream: adapter(units), above: Owned(above), cx, over: false }
         })
     }
 }

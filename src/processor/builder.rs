@@ -18,7 +18,7 @@ use crate::envelope::{Envelope, JsonEnvelope};
 use crate::fault::{
     FaultDesk, FaultEvent, FaultList, FloodGuard, Floodgate, Hold, Oversize, Scrub, Scrubber,
 };
-use crate::flow::{Flow, Input, Stage, StagePlan, named_stages, panicked};
+use crate::flow::{Flow, Input, Stage, StagePlan, misplaced, named_stages, panicked};
 use crate::minutely::Minutely;
 use crate::record::ShardId;
 use crate::resource::Resource;
@@ -418,6 +418,7 @@ impl ProcessorBuilder {
             let settings = self.stage_settings(&spec.name, &plan, &mut mistakes);
             let _ = info.settings.set(settings);
             let plan = self.dry_run(&info, &spec.make, &mut mistakes);
+            mistakes.extend(misplaced(&spec.name, &plan));
             for resource in plan.iter().filter_map(|stage| stage.resource.as_ref()) {
                 if !resources.iter().any(|known| known.is(resource)) {
                     resources.push(resource.clone());

@@ -422,6 +422,7 @@ impl Core {
             commits: self.commits.load(Ordering::Relaxed),
             elapsed,
             drained: true,
+            stopped: false,
             error: None,
         }
     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use crate::config::ConfigError;
+use crate::flow::timer::yield_turn;
 use crate::flow::{Flow, Input, Stage, StagePlan, UNITS_A_POLL};
 use crate::settle::{Fate, LaneState};
 
@@ -62,7 +63,9 @@ impl<S: Stage + Send> Drive for Finish<S> {
                     lineage.decide(Fate::Done);
                     good += 1;
                     if good == UNITS_A_POLL {
-                        cx.waker().wake_by_ref();
+                        // what is ready at once must not keep the rest from its deadlines
+                        this.stage.as_mut().poll_progress(cx);
+                        yield_turn(cx);
                         break Poll::Pending;
                     }
                 }

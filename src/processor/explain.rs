@@ -38,7 +38,7 @@ fn write_all(text: &mut String, core: &Core, budgets: &[TimeBudget]) -> std::fmt
         None => writeln!(text, "  deadline of a record: the source's")?,
     }
     for resource in &core.resources {
-        writeln!(text, "{resource:?}")?;
+        writeln!(text, "{}", resource.describe())?;
     }
     for (pipeline, budget) in core.pipelines.iter().zip(budgets) {
         let stages: Vec<String> = named_stages(&pipeline.plan)
@@ -58,7 +58,9 @@ fn write_all(text: &mut String, core: &Core, budgets: &[TimeBudget]) -> std::fmt
             if pipeline.enabled { "" } else { " (disabled)" },
             if stages.is_empty() { "no stages".to_owned() } else { stages.join(" -> ") }
         )?;
-        writeln!(text, "{budget}")?;
+        if !budget.total.is_zero() {
+            writeln!(text, "{budget}")?;
+        }
     }
     Ok(())
 }

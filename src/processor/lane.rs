@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::drive::{Built, Make};
 use crate::clock::Random;
+use crate::flow::timer::Timer;
 use crate::flow::{Feed, Flow, Input, panicked};
 use crate::record::Position;
 use crate::resource::Retry;
@@ -83,9 +84,13 @@ impl LaneTask {
                     return LaneEnd::Broken;
                 }
             };
-            let end = drive_one(&lane, &mut drive, patience).await;
+            let mut end = drive_one(&lane, &mut drive, patience).await;
             lane.raise(Flag::CLOSING);
-            drop(drive);
+            // values of the user go with it, and their `drop` may panic
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(drive))) {
+                note_panic(&lane, panic);
+                end = FlowEnd::Dropped;
+            }
             lane.lower(Flag::CLOSING);
             let Some(returned) = take(&back) else {
                 // a pipeline's function that drops its input has no records to work on
@@ -95,9 +100,28 @@ impl LaneTask {
             if lane.has(Flag::LOST) {
                 return LaneEnd::Lost;
             }
-            let restart = lane.has(Flag::HALTED | Flag::FATAL) || matches!(end, FlowEnd::Dropped);
-            if !restart || lane.has(Flag::DRAINING) {
+            let halted = lane.has(Flag::HALTED | Flag::FATAL) || matches!(end, FlowEnd::Dropped);
+            // a step of the user may end before its input: what is still to come needs another flow
+            let restart = halted || !feed.is_over();
+            if restart && !halted && !lane.has(Flag::DRAINING) {
+                if let Some(count) = lane.pipeline.lines.short.due() {
+                    tracing::warn!(
+                        target: "streambreaker::lane",
+                        pipeline = %lane.pipeline.name,
+                        shard = %lane.shard,
+                        count,
+                        "a step of the pipeline ended before its input did; the lane is built anew",
+                    );
+                }
+            }
+            if !restart && !settled(&lane, &mut feed).await {
+                // a fault was not stored after all, or was but another part of its record was returned
+                tracing::debug!(target: "streambreaker::lane", shard = %lane.shard, "fed again at the end");
+            } else if !restart || lane.has(Flag::DRAINING) {
                 return LaneEnd::Ended;
+            }
+            if lane.has(Flag::LOST) {
+                return LaneEnd::Lost;
             }
             // only progress at the head resets the wait: a neighbour that settles says nothing of it
             let oldest = feed.oldest();
@@ -130,6 +154,40 @@ impl LaneTask {
     }
 }
 
+/// User code panicked where it cannot be said of which unit: in `Drop`, `Hash` or `Eq`, or in a stage of its
+/// own. What unwinding dropped counts as dropped, and is faulted the second time.
+#[cold]
+fn note_panic(lane: &LaneState, panic: Box<dyn std::any::Any + Send>) {
+    let error = panicked(panic);
+    lane.note_class(error.class());
+    if let Some(count) = lane.pipeline.lines.panic.due() {
+        tracing::error!(
+            target: "streambreaker::lane",
+            pipeline = %lane.pipeline.name,
+            shard = %lane.shard,
+            error.type = error.name(),
+            count,
+            "user code panicked outside of any call for a unit; the lane is built anew",
+        );
+    }
+}
+
+/// Waits, behind the end of the input, for the faults that are still to be stored; false if something is to be
+/// fed again. Where a return is final there is nothing to wait for.
+async fn settled(lane: &LaneState, feed: &mut Feed) -> bool {
+    std::future::poll_fn(move |cx| {
+        lane.waker.register(cx.waker());
+        if lane.has(Flag::FINAL | Flag::DRAINING | Flag::LOST) || feed.is_settled() {
+            return Poll::Ready(true);
+        }
+        if lane.has(Flag::HALTED | Flag::FATAL) {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 fn take(back: &Mutex<Option<Box<Feed>>>) -> Option<Box<Feed>> {
     back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
 }
@@ -139,23 +197,28 @@ async fn drive_one(
     drive: &mut std::pin::Pin<Box<dyn super::drive::Drive>>,
     patience: Duration,
 ) -> FlowEnd {
-    let mut limit: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    let mut timer = Timer::default();
+    let mut limit = None;
     std::future::poll_fn(|cx| {
         lane.waker.register(cx.waker());
         if lane.has(Flag::FATAL | Flag::LOST) {
             return Poll::Ready(FlowEnd::Dropped);
         }
-        if drive.as_mut().poll_drive(cx).is_ready() {
-            return Poll::Ready(FlowEnd::Ended);
+        // what user code is run under is caught by its stage; this is for the rest, the `drop` of its values
+        match catch_unwind(AssertUnwindSafe(|| drive.as_mut().poll_drive(cx))) {
+            Ok(Poll::Ready(())) => return Poll::Ready(FlowEnd::Ended),
+            Ok(Poll::Pending) => {}
+            Err(panic) => {
+                note_panic(lane, panic);
+                return Poll::Ready(FlowEnd::Dropped);
+            }
         }
         if lane.has(Flag::FATAL | Flag::LOST) {
             return Poll::Ready(FlowEnd::Dropped);
         }
         if lane.has(Flag::HALTED) {
-            let limit = limit.get_or_insert_with(|| {
-                Box::pin(tokio::time::sleep_until(Instant::now() + patience))
-            });
-            if limit.as_mut().poll(cx).is_ready() {
+            let limit = *limit.get_or_insert_with(|| Instant::now() + patience);
+            if timer.poll_at(limit, cx).is_ready() {
                 return Poll::Ready(FlowEnd::Dropped);
             }
         }

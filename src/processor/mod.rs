@@ -12,7 +12,7 @@ pub use self::shutdown::{Shutdown, Trigger, shutdown};
 pub use self::status::{FaultStatus, LaneStatus, Phase, PipelineStatus, SourceStatus, Status};
 use crate::record::Record;
 use crate::settle::Report;
-use crate::source::{BoxSource, Source, boxed};
+use crate::source::{BoxSource, Source, SourceError, boxed};
 
 mod budget;
 mod builder;
@@ -49,6 +49,9 @@ pub enum RunError {
         error: String,
         /// What became of every record all the same.
         report: Box<Report>,
+        /// What the source said, where it was the source: its own causes say what to do. They are its
+        /// text, for people, and not in the report.
+        source: Option<SourceError>,
     },
 }
 
@@ -147,10 +150,12 @@ impl Processor {
         if !over.is_empty() {
             return Err(RunError::OverBudget(over.join("\n")));
         }
-        let report = run::run_source(self.core.clone(), source, shutdown).await;
+        let (report, source) = run::run_source(self.core.clone(), source, shutdown).await;
         match &report.error {
             None => Ok(report),
-            Some(error) => Err(RunError::Ended { error: error.clone(), report: Box::new(report) }),
+            Some(error) => {
+                Err(RunError::Ended { error: error.clone(), report: Box::new(report), source })
+            }
         }
     }
 

@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::commit::{CommitEnd, commit_loop};
-use super::core::Core;
+use super::core::{Core, InFlight};
 use super::gate::GateKeeper;
 use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
-use crate::record::{Record, ShardId, Timestamp};
+use crate::record::{Position, Record, ShardId, Timestamp};
 use crate::settle::{Batch, Fate, Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
@@ -31,6 +31,13 @@ pub(crate) enum Command {
     Lost,
 }
 
+/// A shard that is one finite batch: what became of each record is kept, and a return is final.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finite {
+    /// By when it must be over.
+    pub(crate) until: Option<Instant>,
+}
+
 /// How a shard ended.
 #[derive(Debug, Default)]
 pub(crate) struct ShardEnd {
@@ -38,6 +45,8 @@ pub(crate) struct ShardEnd {
     pub(crate) complete: bool,
     /// The processor must end: the class or type of what went wrong.
     pub(crate) fatal: Option<String>,
+    /// What the source said, where it was the source.
+    pub(crate) cause: Option<SourceError>,
     /// What became of each record, where that was asked for.
     pub(crate) outcomes: Vec<(Record, Fate)>,
 }
@@ -57,6 +66,8 @@ pub(crate) struct Shard {
     pub(crate) stream: Arc<str>,
     pub(crate) lanes: Vec<ShardLane>,
     pub(crate) faults: Arc<FaultList>,
+    /// Where there is no limit, the records are all in memory already: a finite batch.
+    limits: Option<InFlight>,
     /// Something was settled.
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
@@ -64,7 +75,15 @@ pub(crate) struct Shard {
     tracker: Mutex<Tracker>,
     history: Arc<Mutex<History>>,
     progress: Mutex<Progress>,
+    /// Up to where this source was committed, in all assignments of this run.
+    committed: Committed,
+    /// By when all must be over, where whoever gave the records said so: no attempt starts that could not end.
+    until: Option<Instant>,
 }
+
+/// The highest position that a source's shard was committed to: a checkpoint never goes back, whatever comes
+/// again after a rebalance. One a run: a replay of the same stream has a checkpoint of its own.
+pub(crate) type Committed = Arc<Mutex<Option<Position>>>;
 
 /// What was last heard of the source.
 #[derive(Clone, Copy, Debug)]
@@ -94,18 +113,20 @@ impl Shard {
         caps: Caps,
         id: ShardId,
         only: Option<&str>,
-        collect: bool,
+        finite: Option<Finite>,
+        committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
         let faults = Arc::new(FaultList::default());
         let signal = Arc::new(Notify::new());
         let mut lanes = Vec::new();
         let mut tasks = Vec::new();
-        let enabled = core
+        let enabled: Vec<_> = core
             .pipelines
             .iter()
-            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)));
-        for pipeline in enabled {
+            .filter(|p| p.enabled && only.is_none_or(|only| p.info.is_called(only)))
+            .collect();
+        for pipeline in &enabled {
             let state = LaneState::new(
                 pipeline.info.clone(),
                 stream.clone(),
@@ -115,7 +136,7 @@ impl Shard {
                 signal.clone(),
             );
             if caps.acknowledge == Acknowledge::Each {
-                state.raise(Flag::FINAL);
+                state.raise(Flag::FINAL | Flag::EACH);
             }
             if pipeline.info.paused.load(Ordering::Acquire) {
                 state.raise(Flag::PAUSED);
@@ -123,6 +144,7 @@ impl Shard {
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
+                lanes: enabled.len(),
                 gave_up: false,
             };
             let (feed, more) = mpsc::unbounded_channel();
@@ -147,9 +169,10 @@ impl Shard {
             stream,
             lanes,
             faults,
+            limits: finite.is_none().then_some(core.limits),
             signal,
             room: Notify::new(),
-            tracker: Mutex::new(Tracker::new(collect)),
+            tracker: Mutex::new(Tracker::new(finite.is_some())),
             progress: Mutex::new(Progress {
                 behind: Behind::unknown(),
                 last_read: None,
@@ -160,6 +183,8 @@ impl Shard {
                 counted: (0, 0),
                 watched: None,
             }),
+            committed,
+            until: finite.and_then(|finite| finite.until),
         });
         (shard, tasks)
     }
@@ -170,6 +195,10 @@ impl Shard {
 
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
+    }
+
+    pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {
+        lock(&self.committed)
     }
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -250,6 +279,14 @@ impl Shard {
         }
     }
 
+    /// The shard is somebody else's, or a later assignment's: from this moment on nothing is faulted any more,
+    /// and what is in flight counts as returned, before the next owner reads it.
+    pub(crate) fn disown(&self) {
+        self.raise(Flag::LOST | Flag::CLOSING);
+        self.tracker().close(&mut self.history());
+        self.note_in_flight();
+    }
+
     fn close_inputs(&self) {
         for lane in &self.lanes {
             lock(&lane.feed).take();
@@ -264,7 +301,9 @@ impl Shard {
 
     /// Waits until there is room for at least one record.
     async fn room(&self) -> Room {
-        let limits = self.core.limits;
+        let Some(limits) = self.limits else {
+            return Room { records: usize::MAX, bytes: usize::MAX };
+        };
         let mut waited = false;
         loop {
             let own = self.room.notified();
@@ -361,11 +400,12 @@ impl Shard {
 
     /// Hands a batch to all lanes.
     fn ingest(&self, records: Vec<Record>) {
-        let deadline = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
+        let own = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
             (Some(own), _, _) => Some(Instant::now() + own),
             (None, Some(theirs), false) => Some(Instant::now() + theirs),
             _ => None,
         };
+        let deadline = own.into_iter().chain(self.until).min();
         let gated = self
             .lanes
             .first()
@@ -375,10 +415,15 @@ impl Shard {
         }
         self.core.note_passed_by(&self.id, &records);
         let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
-        let ordered = self.caps.acknowledge == Acknowledge::Prefix;
+        // a finite batch says nothing of what its host gave before
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         let lanes: Vec<Arc<LaneBatch>> = {
+            let mut tracker = self.tracker();
+            if tracker.is_closed() {
+                return;
+            }
             let mut history = self.history();
-            let lanes = self
+            let lanes: Vec<_> = self
                 .lanes
                 .iter()
                 .map(|lane| {
@@ -387,20 +432,26 @@ impl Shard {
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();
-            history.read(&batch.records);
+            tracker.push(batch, lanes.clone());
             lanes
         };
-        self.tracker().push(batch, lanes.clone());
         self.note_in_flight();
-        if lanes.is_empty() {
-            self.signal.notify_one();
-        }
+        // from now on somebody has to look in time, and without lanes at once
+        self.signal.notify_one();
         for (lane, batch) in self.lanes.iter().zip(lanes) {
             if let Some(feed) = &*lock(&lane.feed) {
                 // the lane is gone only if the shard is on its way out
                 let _ = feed.send(batch);
             }
         }
+    }
+}
+
+impl Drop for Shard {
+    /// The run may be dropped at any moment: what it had in flight must not count for ever.
+    fn drop(&mut self) {
+        self.tracker().give_up(&mut self.history());
+        self.note_in_flight();
     }
 }
 
@@ -445,6 +496,7 @@ pub(crate) async fn run_shard(
     let mut last: Option<CommitEnd> = None;
     let mut lost = false;
     let mut closed = false;
+    let mut told = true;
 
     while last.is_none() && !lost {
         if reading.is_none() && lanes.is_empty() && !closed {
@@ -455,10 +507,13 @@ pub(crate) async fn run_shard(
         let mut drain = None;
         tokio::select! {
             biased;
-            command = commands.recv() => match command {
+            command = commands.recv(), if told => match command {
                 Some(Command::Drain(within)) => drain = Some(within),
                 Some(Command::Lost) => lost = true,
-                None => drain = Some(Duration::ZERO),
+                None => {
+                    told = false;
+                    drain = Some(Duration::ZERO);
+                }
             },
             () = at(drained) => break,
             commit = &mut committing => last = Some(commit),
@@ -471,6 +526,7 @@ pub(crate) async fn run_shard(
                 if let Err(error) = read {
                     core.note_source_error(&shard.stream, Some(&shard.id), &error);
                     end.fatal = Some(error.to_string());
+                    end.cause = Some(error);
                     drain = Some(core.drain);
                 }
             }
@@ -491,9 +547,10 @@ pub(crate) async fn run_shard(
                     drain = Some(core.drain);
                 }
             },
-            published = &mut publisher.0, if closed && publishing => {
+            published = &mut publisher.0, if publishing => {
                 publishing = false;
-                if published.is_err() {
+                // it ends only when the list is closed: else nobody would store faults any more
+                if published.is_err() || !closed {
                     core.died();
                     end.fatal = Some("the publisher of faults died".to_owned());
                     break;
@@ -535,7 +592,7 @@ pub(crate) async fn run_shard(
     core.gate.look();
     {
         let mut tracker = shard.tracker();
-        tracker.give_up(&mut shard.history());
+        tracker.close(&mut shard.history());
         end.outcomes = tracker.take_outcomes();
     }
     core.note_unconfirmed(shard.faults.unconfirmed());

@@ -22,14 +22,13 @@
 //! # Ok::<(), streambreaker::ConfigError>(())
 //! ```
 
-// until flow and processor drive it
-
 mod account;
 mod breaker;
 mod budget;
 mod builder;
 mod circuit;
 mod classify;
+mod describe;
 mod pass;
 mod quota;
 mod rate;

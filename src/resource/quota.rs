@@ -30,14 +30,14 @@ const TOKEN: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryQuota {
     /// `None`: no limit.
-    limits: Option<Limits>,
+    pub(super) limits: Option<Limits>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Limits {
-    ratio: f64,
-    floor: u32,
-    reserve: u32,
+pub(super) struct Limits {
+    pub(super) ratio: f64,
+    pub(super) floor: u32,
+    pub(super) reserve: u32,
 }
 
 impl Default for RetryQuota {

@@ -127,7 +127,12 @@ impl LaneBatch {
     #[cold]
     fn rearm(&self, word: &AtomicU64, mut now: u64, epoch: u32) -> bool {
         loop {
-            let undecided = now & PARTS > (now & PENDING) >> 16;
+            if now & PENDING != 0 {
+                // a part of it waits for the fault sink: fed again now, that part would be a fault once more
+                // with every restart. It is fed when the sink has it, which halts the lane if need be
+                return false;
+            }
+            let undecided = now & PARTS != 0;
             let returned = now & RETURNED != 0 && !(now & PARTS == 0 && self.lane.has(Flag::FINAL));
             if !undecided && !returned {
                 return false;
@@ -170,6 +175,10 @@ impl LaneBatch {
         }
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a record was settled twice");
+        if before == 1 {
+            // the lane may wait for no more than this
+            self.lane.waker.wake();
+        }
         if before == 1 || self.lane.has(Flag::WANTED) {
             self.lane.settled();
         }
@@ -227,6 +236,16 @@ impl Ticket {
     /// Decides one part of the record.
     #[inline]
     pub(crate) fn settle(&self, fate: Fate) {
+        self.decide(fate, 0, RETURNS_ONE);
+    }
+
+    /// Gives one part of the record back for a reason that is not its own: that does not count as a return.
+    pub(crate) fn put_back(&self) {
+        self.decide(Fate::Returned, 0, 0);
+    }
+
+    #[inline]
+    fn decide(&self, fate: Fate, pending: u64, returns: u64) {
         let flag = match fate {
             Fate::Done => DONE,
             Fate::Filtered => 0,
@@ -234,29 +253,37 @@ impl Ticket {
             Fate::Returned => RETURNED,
         };
         let changed = self.update(|now| {
-            let mut next = (now - 1) | flag;
+            let mut next = (now - pending - 1) | flag;
             if fate == Fate::Returned && next & RETURNS != RETURNS && now & RETURNED == 0 {
-                next += RETURNS_ONE;
+                next += returns;
             }
             next
         });
         if let Some(word) = changed {
             if word & PARTS == 0 {
                 self.batch.close(word);
+            } else if fate == Fate::Returned && !self.batch.lane.has(Flag::FINAL) {
+                // its other parts go on, but nothing behind this one begins
+                self.batch.lane.halt();
             }
         }
     }
 
-    /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled.
-    pub(crate) fn hold(&self) {
-        self.update(|now| now + PENDING_ONE);
+    /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled. False if
+    /// it came too late: it is another flow's by now.
+    pub(crate) fn hold(&self) -> bool {
+        self.update(|now| now + PENDING_ONE).is_some()
     }
 
-    /// The fault sink has it (`Faulted`), or will not get it any more (`Returned`).
+    /// The fault sink has it (`Faulted`), or will not get it any more (`Returned`). In one step: in between
+    /// the part would look undecided to a lane that is built anew on another thread.
     pub(crate) fn unhold(&self, fate: Fate) {
-        if self.update(|now| now - PENDING_ONE).is_some() {
-            self.settle(fate);
-        }
+        self.decide(fate, PENDING_ONE, 0);
+    }
+
+    /// Whether the record is another flow's by now.
+    pub(crate) fn is_late(&self) -> bool {
+        self.word().load(Ordering::Acquire) & EPOCH != epoch_bits(self.epoch)
     }
 
     /// Makes this part `n` parts; false if the record has too many already.

@@ -44,6 +44,8 @@ impl Flag {
     pub(crate) const RESTING: u32 = 1 << 9;
     /// An operator wants a record skipped: the gate is asked of every record.
     pub(crate) const SKIPPING: u32 = 1 << 10;
+    /// The source acknowledges one by one: a returned record goes back to it, and the lane goes on.
+    pub(crate) const EACH: u32 = 1 << 11;
 }
 
 /// One stage of a pipeline, as its builder described it.
@@ -77,6 +79,10 @@ pub(crate) struct PipelineInfo {
 pub(crate) struct Lines {
     /// A lane is built anew.
     pub(crate) restart: Minutely,
+    /// A step ended before its input.
+    pub(crate) short: Minutely,
+    /// User code panicked outside of any call for a unit.
+    pub(crate) panic: Minutely,
     /// A unit ended in a fatal error.
     pub(crate) fatal: Minutely,
     /// A unit was dropped undecided.

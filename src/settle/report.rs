@@ -40,6 +40,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// Whether the drain came to its end within its limit.
     pub drained: bool,
+    /// Whether it was told to stop; otherwise the source came to its end, or there was an error.
+    pub stopped: bool,
     /// Why the processor ended by itself, where it did: the class and type of an error.
     pub error: Option<String>,
 }

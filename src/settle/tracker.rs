@@ -62,10 +62,12 @@ impl Tally {
 /// What has been seen of a shard in this process life, over all its assignments.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// The highest position read, where positions order the shard.
-    high: Option<Position>,
+    /// The highest position that a pipeline has read, where positions order the shard.
+    high: Vec<Option<Position>>,
     /// A pipeline's records that were given back, and count as returned.
     returned: Vec<BTreeSet<Position>>,
+    /// A pipeline's records that are settled here and come again because another pipeline gave them back.
+    again: Vec<BTreeSet<Position>>,
     /// A pipeline's records of assignments that are over, and of retired batches.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -73,8 +75,9 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new(pipelines: usize) -> Self {
         Self {
-            high: None,
+            high: vec![None; pipelines],
             returned: vec![BTreeSet::new(); pipelines],
+            again: vec![BTreeSet::new(); pipelines],
             tallies: vec![Tally::default(); pipelines],
         }
     }
@@ -87,15 +90,18 @@ impl History {
         ordered: bool,
     ) -> Option<Box<[Count]>> {
         let back = &mut self.returned[pipeline];
+        let again = &mut self.again[pipeline];
         let tally = &mut self.tallies[pipeline];
-        let mut high = self.high.as_ref().filter(|_| ordered);
+        let mut high = self.high[pipeline].as_ref().filter(|_| ordered);
         let mut counts: Option<Box<[Count]>> = None;
         for (index, record) in records.iter().enumerate() {
             let position = record.position();
             let count = if !back.is_empty() && back.remove(position) {
                 tally.returned -= 1;
                 Count::Again
-            } else if high.is_some_and(|high| position <= high) {
+            } else if high.is_some_and(|high| position <= high)
+                || (!again.is_empty() && again.remove(position))
+            {
                 tally.redelivered += 1;
                 Count::Not
             } else {
@@ -109,28 +115,28 @@ impl History {
                 counts.get_or_insert_with(|| vec![Count::New; records.len()].into())[index] = count;
             }
         }
+        if let Some(new) = high.filter(|new| self.high[pipeline].as_ref() != Some(*new)) {
+            self.high[pipeline] = Some(new.clone());
+        }
         counts
     }
 
-    /// To be called after `reading` for all lanes.
-    pub(crate) fn read(&mut self, records: &[Record]) {
-        for record in records {
-            if self.high.as_ref().is_none_or(|high| record.position() > high) {
-                self.high = Some(record.position().clone());
-            }
-        }
-    }
-
-    fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position) {
+    /// Notes what became of a record in one pipeline; `back` if it comes again all the same.
+    fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position, back: bool) {
         self.tallies[pipeline].note(count, fate);
         if fate == Fate::Returned && count != Count::Not {
-            let back = &mut self.returned[pipeline];
-            if back.len() == REMEMBERED {
-                back.pop_first();
-            }
-            back.insert(position.clone());
+            remember(&mut self.returned[pipeline], position);
+        } else if back {
+            remember(&mut self.again[pipeline], position);
         }
     }
+}
+
+fn remember(positions: &mut BTreeSet<Position>, position: &Position) {
+    if positions.len() == REMEMBERED {
+        positions.pop_first();
+    }
+    positions.insert(position.clone());
 }
 
 struct Entry {
@@ -152,6 +158,11 @@ impl Entry {
         self.lanes.iter().all(|lane| lane.is_settled(index))
     }
 
+    /// Whether every lane has come to an end with the record, be it a return.
+    fn decided(&self, index: usize) -> bool {
+        self.lanes.iter().all(|lane| lane.fate(index).is_some())
+    }
+
     fn retire(&self, history: &mut History, outcomes: Option<&mut Vec<(Record, Fate)>>) {
         if let Some(outcomes) = outcomes {
             outcomes.extend(self.batch.records.iter().enumerate().map(|(index, record)| {
@@ -160,12 +171,18 @@ impl Entry {
                 (record.clone(), fates.fold(Fate::Filtered, worse))
             }));
         }
+        for index in (0..self.len()).filter(|index| !self.acked[*index]) {
+            self.note(index, history, false);
+        }
+    }
+
+    /// Counts what became of a record; once, when it leaves the tracker. `back` if it comes again whatever
+    /// became of it in one of the pipelines.
+    fn note(&self, index: usize, history: &mut History, back: bool) {
+        let position = self.batch.records[index].position();
         for states in &self.lanes {
-            let pipeline = states.lane.pipeline.index;
-            for (index, record) in self.batch.records.iter().enumerate() {
-                let fate = states.fate(index).unwrap_or(Fate::Returned);
-                history.note(pipeline, states.count(index), fate, record.position());
-            }
+            let fate = states.fate(index).unwrap_or(Fate::Returned);
+            history.note(states.lane.pipeline.index, states.count(index), fate, position, back);
         }
     }
 }
@@ -179,8 +196,9 @@ pub(crate) struct Tracker {
     /// The last position of the settled prefix, and the arrival of the record there.
     prefix: Option<(Position, Timestamp)>,
     settled: u64,
-    /// What became of each record, where that was asked for.
+    /// What became of each record, where that was asked for: for a finite batch, of which nothing is fed twice.
     outcomes: Option<Vec<(Record, Fate)>>,
+    closed: bool,
 }
 
 impl Tracker {
@@ -192,6 +210,16 @@ impl Tracker {
     /// What became of each record that has left the tracker.
     pub(crate) fn take_outcomes(&mut self) -> Vec<(Record, Fate)> {
         self.outcomes.take().unwrap_or_default()
+    }
+
+    /// The shard is not ours any more: what is in flight counts as returned, and nothing comes in.
+    pub(crate) fn close(&mut self, history: &mut History) {
+        self.give_up(history);
+        self.closed = true;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     pub(crate) fn push(&mut self, batch: Arc<Batch>, lanes: Vec<Arc<LaneBatch>>) {
@@ -259,7 +287,11 @@ impl Tracker {
         let before = self.settled;
         while let Some(entry) = self.entries.front_mut() {
             let from = entry.next;
-            while entry.next < entry.len() && entry.settled(entry.next) {
+            // where every return is final nobody feeds the record again: it must not hold those behind it
+            let all = self.outcomes.is_some();
+            while entry.next < entry.len()
+                && (entry.settled(entry.next) || all && entry.decided(entry.next))
+            {
                 entry.next += 1;
             }
             let moved = entry.next - from;
@@ -315,6 +347,8 @@ impl Tracker {
                     self.prefix = Some((record.position().clone(), record.arrival()));
                 }
                 acks.push((record.position().clone(), ack));
+                // now, and not with its batch: it may come again before that is over
+                entry.note(index, history, fate == Fate::Returned);
                 entry.acked[index] = true;
                 entry.acks += 1;
                 self.records -= 1;
@@ -347,7 +381,7 @@ impl Tracker {
         let mut tally = Tally::default();
         for entry in &self.entries {
             let states = &entry.lanes[lane];
-            for index in 0..entry.len() {
+            for index in (0..entry.len()).filter(|index| !entry.acked[*index]) {
                 if let Some(fate) = states.fate(index) {
                     tally.note(states.count(index), fate);
                 }

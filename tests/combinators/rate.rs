@@ -1,0 +1,31 @@
+//! `rate_limit`.
+
+use streambreaker::resource::Rate;
+use tokio::time::Instant;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn r1_rate_limit_lets_no_more_through_in_any_window() {
+    let seen = Seen::new();
+    let note = seen.clone();
+    let ran = run(0..200, move |flow| {
+        let note = note.clone();
+        flow.rate_limit(Rate::per_second(20).burst(5)).inspect(move |_| note.push(Instant::now()))
+    })
+    .await;
+    assert_eq!(ran.fates(), (200, 0, 0));
+    let times = seen.all();
+    for (first, from) in times.iter().enumerate() {
+        let within = times[first..].iter().filter(|at| **at - *from < Duration::from_secs(1));
+        assert!(within.count() <= 25);
+    }
+    // and it reaches its rate
+    assert!(times[199] - times[0] <= Duration::from_millis(10_300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rate_limit_refuses_a_rate_of_nothing() {
+    let text = refused(|flow| flow.rate_limit(Rate::per_second(0)));
+    assert!(text.contains("rate_limit: rate n") && text.contains("from 1"), "{text}");
+}

@@ -1,0 +1,336 @@
+//! `bulk_write` and `publish`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use streambreaker::flow::{NewEvent, OnReplay, Publication};
+use streambreaker::memory::{Collect, Response, Verdict};
+use streambreaker::sink::{Limits, Outcomes};
+use streambreaker::{Delivery, Sink};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::*;
+
+fn patient(name: &str) -> Resource {
+    Resource::builder(name)
+        .timeout(Duration::from_millis(100))
+        .retry(Retry::exponential().max_attempts(50).base(Duration::from_millis(1)))
+        .retry_quota(RetryQuota::unlimited())
+        .seed(1)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn k5_bulk_write_keeps_the_limits_and_faults_what_is_too_large_alone() {
+    let sink = Collect::sized(|n: &usize| *n).with_limits(Limits::items(4).with_bytes(20));
+    let (index, target) = (resource("index"), sink.clone());
+    let ran = run([5, 5, 5, 5, 5, 21, 20, 1, 0, 0, 0, 0, 0], move |flow| {
+        flow.json::<usize>().map(|n| *n).bulk_write(&index, target.clone())
+    })
+    .await;
+    assert_eq!((ran.fates(), ran.names()), ((12, 0, 1), vec!["ItemTooLarge"]));
+    for request in sink.requests() {
+        assert!((1..=4).contains(&request.len()) && request.iter().sum::<usize>() <= 20);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_write_stands_sizes_that_do_not_add_up() {
+    let sink = Collect::sized(|_: &u32| usize::MAX).with_limits(Limits::items(3));
+    let (index, target) = (resource("index"), sink.clone());
+    let ran =
+        run(0..9, move |flow| flow.json::<u32>().map(|n| *n).bulk_write(&index, target.clone()))
+            .await;
+    assert_eq!((ran.fates(), sink.len()), ((9, 0, 0), 9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_write_lingers_and_its_window_makes_requests_smaller() {
+    let stream = memory::Stream::new("s", 1);
+    let sink = Collect::<u32>::new();
+    let (index, target) = (resource("index"), sink.clone());
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            let window = Window::items(3).linger(Duration::from_millis(500));
+            flow.json::<u32>().map(|n| *n).bulk_write(&index, target.clone()).window(window)
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    let begin = Instant::now();
+    for n in 0..4 {
+        stream.push(n.to_string());
+    }
+    sink.filled(3).await;
+    assert!(begin.elapsed() < Duration::from_millis(100));
+    sink.filled(4).await;
+    assert!((500..=505).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+    assert_eq!(sink.requests(), [vec![0, 1, 2], vec![3]]);
+    stream.close();
+    run.await.unwrap().unwrap();
+}
+
+/// Counts the requests in flight.
+struct Slow {
+    running: Arc<AtomicUsize>,
+    peak: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Sink<u32> for Slow {
+    fn limits(&self) -> Limits {
+        Limits::items(2)
+    }
+
+    fn size(&self, _: &u32) -> usize {
+        1
+    }
+
+    async fn write(&self, _: &[u32], outcomes: &mut Outcomes<'_>) -> Result<(), StepError> {
+        self.peak.fetch_max(self.running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        outcomes.all_done();
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_write_has_four_requests_in_flight_or_as_many_as_it_is_told() {
+    for (told, want) in [(None, 4), (Some(1), 1), (Some(9), 9)] {
+        let peak = Arc::new(AtomicUsize::new(0));
+        let (index, most) = (resource("index"), peak.clone());
+        let ran = run(0..100, move |flow| {
+            let sink = Slow { running: Arc::default(), peak: most.clone() };
+            let flow = flow.json::<u32>().map(|n| *n).bulk_write(&index, sink);
+            match told {
+                Some(requests) => flow.in_flight(requests),
+                None => flow,
+            }
+        })
+        .await;
+        assert_eq!((ran.fates(), peak.load(Ordering::Relaxed)), ((100, 0, 0), want));
+    }
+}
+
+/// A sink whose call panics before it returns a future.
+struct Blunt;
+
+impl Sink<u32> for Blunt {
+    fn limits(&self) -> Limits {
+        Limits::items(2)
+    }
+
+    fn size(&self, n: &u32) -> usize {
+        assert_ne!(*n, 7, "size");
+        1
+    }
+
+    fn write<'a, 'b, 'c, 'd, 'e>(
+        &'a self,
+        items: &'b [u32],
+        outcomes: &'c mut Outcomes<'d>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), StepError>> + Send + 'e>>
+    where
+        'a: 'e,
+        'b: 'e,
+        'c: 'e,
+        'd: 'e,
+        Self: 'e,
+    {
+        assert!(!items.contains(&3), "write");
+        outcomes.all_done();
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f9_a_panic_of_a_sink_faults_its_request_only() {
+    let index = resource("index");
+    let ran =
+        run(0..10, move |flow| flow.json::<u32>().map(|n| *n).bulk_write(&index, Blunt)).await;
+    // 2 and 3 go in one request; 7 cannot be measured
+    assert_eq!((ran.fates(), ran.classes()), ((7, 0, 3), vec![Class::Panic; 3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_a_timeout_keeps_what_was_noted_and_sends_only_the_rest_again() {
+    let sink = Collect::<u32>::new().with_limits(Limits::items(10));
+    sink.respond(1, Response::ReplyLost);
+    sink.respond(1, Response::Hang);
+    sink.respond(1, Response::Silence);
+    let (index, target) = (patient("index"), sink.clone());
+    let ran =
+        run(0..10, move |flow| flow.json::<u32>().map(|n| *n).bulk_write(&index, target.clone()))
+            .await;
+    assert_eq!(ran.fates(), (10, 0, 0));
+    assert_eq!(sink.requests(), vec![(0..10).collect::<Vec<_>>(); 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn k4_ordered_by_keeps_what_is_behind_a_returned_item_where_a_return_is_final() {
+    let sink = Collect::<u64>::new();
+    sink.decide(|_, n| if *n == 2 { Verdict::Retry } else { Verdict::Done });
+    let (index, target) = (once("index"), sink.clone());
+    let (outcome, _) = process((0..10).map(|n| record(n, n)), move |flow| {
+        flow.json::<u64>().map(|n| *n).bulk_write(&index, target.clone()).ordered_by(|n| n % 2)
+    })
+    .await;
+    let even: Vec<u64> = sink.items().into_iter().filter(|n| n % 2 == 0).collect();
+    assert_eq!((even, outcome.settled.len(), outcome.returned.len()), (vec![0], 6, 4));
+}
+
+#[derive(Clone, Debug)]
+struct Hostile {
+    verdicts: Vec<u8>,
+    items: usize,
+    requests: usize,
+    ordered: bool,
+    keys: u32,
+}
+
+fn hostile() -> impl Strategy<Value = Hostile> {
+    (proptest::collection::vec(0u8..8, 1..40), 1usize..8, 1usize..5, any::<bool>(), 1u32..6)
+        .prop_map(|(verdicts, items, requests, ordered, keys)| Hostile {
+            verdicts,
+            items,
+            requests,
+            ordered,
+            keys,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// K1 to K5: a sink that retries, rejects, throttles, says nothing, loses replies and hangs.
+    #[test]
+    fn k1_to_k5_a_hostile_sink_loses_nothing_and_is_sent_nothing_twice_that_it_confirmed(
+        hostile in hostile(),
+        n in 1u32..60,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time().start_paused(true).build().unwrap();
+        let sink = Collect::<u32>::new().with_limits(Limits::items(hostile.items));
+        let log: Seen<(u32, u8)> = Seen::new();
+        let (mut turn, note, verdicts) = (0, log.clone(), hostile.verdicts.clone());
+        sink.decide(move |_, item| {
+            // the script ends well, or it would go on for ever
+            let verdict = if turn < 400 { verdicts[turn % verdicts.len()] } else { 0 };
+            turn += 1;
+            note.push((*item, verdict));
+            match verdict {
+                0..=2 => Verdict::Done,
+                3 => Verdict::Retry,
+                4 => Verdict::Throttled(Duration::from_millis(2)),
+                5 => Verdict::Reject,
+                6 => Verdict::Silent,
+                _ => Verdict::ReplyLost,
+            }
+        });
+        let plan = hostile.clone();
+        let (index, target) = (patient("index"), sink.clone());
+        let ran = runtime.block_on(run(0..n, move |flow| {
+            let Hostile { requests, ordered, keys, .. } = plan;
+            let flow = flow.json::<u32>().map(|n| *n)
+                .bulk_write(&index, target.clone()).in_flight(requests);
+            if ordered { flow.ordered_by(move |n| n % keys) } else { flow }
+        }));
+        let (done, _, faulted) = ran.fates();
+        prop_assert_eq!(done + faulted, u64::from(n));
+        let mut ended = BTreeSet::new();
+        let mut confirmed: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut open: BTreeMap<u32, u32> = BTreeMap::new();
+        for (item, verdict) in log.all() {
+            prop_assert!(!ended.contains(&item), "{item} was sent again after it was decided");
+            let key = item % hostile.keys;
+            if hostile.ordered {
+                // the key's next waits for its decision
+                let first = *open.entry(key).or_insert(item);
+                prop_assert_eq!(first, item);
+            }
+            if matches!(verdict, 0..=2 | 5) {
+                ended.insert(item);
+                open.remove(&key);
+                confirmed.entry(key).or_default().push(item);
+            }
+        }
+        prop_assert_eq!(ended.len(), n as usize);
+        for request in sink.requests() {
+            prop_assert!((1..=hostile.items).contains(&request.len()));
+            prop_assert!(request.is_sorted());
+            if hostile.ordered {
+                let keys: BTreeSet<u32> = request.iter().map(|n| n % hostile.keys).collect();
+                prop_assert_eq!(keys.len(), request.len());
+            }
+        }
+        if hostile.ordered {
+            prop_assert!(confirmed.values().all(|items| items.is_sorted()));
+        }
+    }
+}
+
+fn publishing(
+    flow: Flow<Input>,
+    stream: &Resource,
+    sink: Collect<Publication>,
+    on_replay: Option<OnReplay>,
+) -> Flow<impl Stage<Out = Publication> + use<>> {
+    let flow = flow
+        .json::<u32>()
+        .group_by(|_| (), Window::items(2))
+        .try_map(|group| {
+            let sum: u32 = group.items.iter().map(|n| **n).sum();
+            Ok(NewEvent::json("summed", &sum)?.with_key("k").with_tag("region", "eu"))
+        })
+        .publish(stream, sink);
+    match on_replay {
+        Some(on_replay) => flow.on_replay(on_replay),
+        None => flow,
+    }
+}
+
+async fn published(records: Vec<Record>, on_replay: Option<OnReplay>) -> Vec<Publication> {
+    let sink = Collect::new();
+    let (stream, target) = (resource("stream"), sink.clone());
+    let (outcome, _) =
+        process(records, move |flow| publishing(flow, &stream, target.clone(), on_replay)).await;
+    assert_eq!(outcome.settled.len(), 4);
+    sink.items()
+}
+
+fn causes(delivery: Delivery) -> Vec<Record> {
+    let mut records: Vec<Record> = (0..4).map(|n| record(n, n)).collect();
+    records[0] = records[0].clone().with_header("traceparent", "00-4bf92f-01");
+    records.into_iter().map(|record| record.with_delivery(delivery.clone())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn publish_makes_the_same_events_in_every_run_and_names_their_causes() {
+    let first = published(causes(Delivery::Live), None).await;
+    assert_eq!(first, published(causes(Delivery::Live), None).await);
+    assert_eq!(first.len(), 2);
+    assert_ne!(first[0].id, first[1].id);
+    assert_eq!(first[0].causation, ["s/0/0", "s/0/1"]);
+    assert_eq!(first[0].traceparent.as_deref(), Some("00-4bf92f-01"));
+    let json: serde_json::Value = serde_json::from_slice(&first[0].to_json().unwrap()).unwrap();
+    assert_eq!((&json["type"], &json["data"]), (&"summed".into(), &1.into()));
+    assert_eq!((&json["partitionKey"], &json["tags"]["region"]), (&"k".into(), &"eu".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l7_publish_is_muted_in_a_replay_unless_told_otherwise() {
+    let replay = Delivery::Replay { run: Uuid::from_u128(7) };
+    assert!(published(causes(replay.clone()), None).await.is_empty());
+    assert!(published(causes(replay.clone()), Some(OnReplay::Mute)).await.is_empty());
+    assert_eq!(published(causes(replay), Some(OnReplay::Keep)).await.len(), 2);
+    let resubmit =
+        Delivery::Resubmit { fault: Uuid::from_u128(1), attempt: 1, part: Default::default() };
+    assert_eq!(published(causes(resubmit), None).await.len(), 2);
+}
