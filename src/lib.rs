@@ -3,6 +3,8 @@
 // here and not for the workspace: tests and examples may
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod envelope;
@@ -13,7 +15,10 @@ pub mod flow;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 pub mod idempotence;
+mod labels;
 pub mod memory;
+mod minutely;
+mod panics;
 mod processor;
 pub mod record;
 pub mod resource;
@@ -28,6 +33,7 @@ pub use config::{Config, ConfigError};
 pub use error::{BoxError, Class, ResultExt, StepError};
 #[doc(inline)]
 pub use flow::{Flow, Input, Stage, Window};
+pub use panics::hide_panic_messages;
 #[doc(inline)]
 pub use processor::{
     BuildError, By, FaultStatus, Handle, LaneStatus, Outcome, Phase, PipelineStatus, Process,

@@ -287,12 +287,15 @@ impl Lineage {
         if again {
             crate::fault::dropped_twice(&lane, lineage);
         } else {
-            tracing::warn!(
-                target: "streambreaker::lane",
-                pipeline = %lane.pipeline.name,
-                shard = %lane.shard,
-                "a unit of work was dropped undecided; its records are returned",
-            );
+            if let Some(count) = lane.pipeline.lines.dropped.due() {
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    shard = %lane.shard,
+                    count,
+                    "a unit of work was dropped undecided; its records are returned",
+                );
+            }
             lineage.decide(Fate::Returned);
         }
     }

@@ -52,6 +52,28 @@ async fn a_paused_pipeline_takes_nothing_and_goes_on_when_resumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn s5_a_drain_does_not_wait_for_a_pipeline_that_is_paused() {
+    let stream = stream(10);
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    handle.pause("all", &by()).unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let began = tokio::time::Instant::now();
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!((report.pipelines["all"].done, report.unsettled()), (0, 10), "{report}");
+    assert_eq!(stream.committed("g", 0), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     let stream = stream(10);
     let faults = memory::faults();

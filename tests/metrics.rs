@@ -126,3 +126,54 @@ async fn run() {
     let (report, ()) = tokio::join!(processor.run(shutdown), stop);
     assert_eq!(report.unwrap().pipelines["all"].faulted, 10);
 }
+
+#[test]
+fn over_two_hundred_shards_the_rest_is_other_and_shows_the_worst_of_them() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let gauges = |wanted: &str| -> BTreeMap<String, f64> {
+        let mut gauges = BTreeMap::new();
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let shard =
+                key.key().labels().find(|l| l.key() == "shard").map(|l| l.value().to_owned());
+            if let (Some(shard), DebugValue::Gauge(n), true) =
+                (shard, value, key.key().name() == wanted)
+            {
+                gauges.insert(shard, n.into_inner());
+            }
+        }
+        gauges
+    };
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let stream = Stream::new("numbers", 300);
+            for n in 0..3_000u64 {
+                stream.push_keyed(n.to_string(), n.to_string());
+            }
+            let processor = Processor::builder("p")
+                .source(stream.consumer("g"))
+                .faults(memory::faults())
+                .pipeline("all", |flow| flow.json::<u64>())
+                .build()
+                .unwrap();
+            let by = streambreaker::By::new("ada", "a test");
+            processor.handle().pause("all", &by).unwrap();
+            let (trigger, shutdown) = Shutdown::by_hand();
+            let running = tokio::spawn(async move { processor.run(shutdown).await });
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let in_flight = gauges("streambreaker_in_flight_records");
+            assert_eq!(in_flight.len(), 201);
+            assert_eq!(in_flight.values().sum::<f64>(), 3_000.0, "nothing is painted over");
+            assert!(in_flight["other"] > 500.0, "{}", in_flight["other"]);
+            trigger.pull();
+            running.await.unwrap().unwrap();
+            let left = gauges("streambreaker_in_flight_records");
+            assert_eq!(left.values().sum::<f64>(), 0.0, "what was given up says zero");
+        });
+    });
+}

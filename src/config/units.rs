@@ -35,7 +35,7 @@ pub struct Size(usize);
 
 /// A duration or a size that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is not a {what}; accepted: {accepted}")]
+#[error("{found} is not a {what}; accepted: {accepted}")]
 pub struct UnitError {
     found: String,
     what: &'static str,
@@ -64,6 +64,16 @@ const SIZES: [(&str, u64); 7] = [
 
 const SPAN_ACCEPTED: &str = "a number and one of ns, us, ms, s, m, h, d, such as \"800ms\"";
 const SIZE_ACCEPTED: &str = "a number and one of B, KB, MB, GB, KiB, MiB, GiB, such as \"1MiB\"";
+
+/// A value that was not understood, as an error shows it: what is too long for a number and a unit may be
+/// anything that slipped into the wrong field, a secret as well.
+fn shown(text: &str) -> String {
+    if text.chars().count() <= 16 {
+        format!("`{}`", text.escape_debug())
+    } else {
+        format!("a text of {} bytes", text.len())
+    }
+}
 
 /// Reads `1.5s` as 1.5 times what `units` says of `s`.
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -111,7 +121,7 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         read(text, &SPANS).map(|nanos| Self(Duration::from_nanos(nanos))).ok_or_else(|| UnitError {
-            found: text.escape_debug().to_string(),
+            found: shown(text),
             what: "duration",
             accepted: SPAN_ACCEPTED,
         })
@@ -141,13 +151,10 @@ impl FromStr for Size {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        read(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok()).map(Self).ok_or_else(
-            || UnitError {
-                found: text.escape_debug().to_string(),
-                what: "size",
-                accepted: SIZE_ACCEPTED,
-            },
-        )
+        read(text, &SIZES)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .map(Self)
+            .ok_or_else(|| UnitError { found: shown(text), what: "size", accepted: SIZE_ACCEPTED })
     }
 }
 

@@ -275,6 +275,11 @@ impl Floodgate {
         self.report("closed", &inner, guard.ratio.unwrap_or(1.0));
     }
 
+    /// The limits that hold now.
+    pub fn guard(&self) -> FloodGuard {
+        self.lock().guard
+    }
+
     /// Where it stands.
     pub fn state(&self, now: Instant) -> FloodState {
         match self.lock().phase {

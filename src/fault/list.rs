@@ -147,14 +147,17 @@ pub(crate) fn hand_over(
         None => StageInfo { name: "input".to_owned(), resource: None },
     };
     if lineage.records().any(|record| fault_depth(record) >= DEEPEST) {
-        tracing::error!(
-            target: "streambreaker::fault",
-            pipeline = %lane.pipeline.name,
-            shard = %lane.shard,
-            stage = %stage.name,
-            "a fault about a fault about a fault: the unit is returned instead; does this processor read \
-             its own faults?",
-        );
+        if let Some(count) = lane.pipeline.lines.deep.due() {
+            tracing::error!(
+                target: "streambreaker::fault",
+                pipeline = %lane.pipeline.name,
+                shard = %lane.shard,
+                stage = %stage.name,
+                count,
+                "a fault about a fault about a fault: the unit is returned instead; does this processor \
+                 read its own faults?",
+            );
+        }
         lineage.decide(Fate::Returned);
         return false;
     }

@@ -10,12 +10,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::ladder::fit_quietly;
 use super::list::{Draft, FaultList};
-use super::{FaultError, FaultEvent, FaultRecord, Fit, NoScrub, Oversize, Scrubber, fit};
+use super::{FaultError, FaultEvent, FaultRecord, Fit, NoScrub, Oversize, Scrubber};
 use crate::clock::Random;
 use crate::error::StepError;
 use crate::flow::bulk::{Call, sort};
 use crate::flow::panicked;
+use crate::labels::Labels;
+use crate::minutely::Minutely;
 use crate::resource::Retry;
 use crate::settle::FaultKind;
 use crate::sink::{OutcomeLog, Sink};
@@ -23,8 +26,6 @@ use crate::unit::Held;
 
 /// Kinds that are told apart in a report.
 const KINDS: usize = 100;
-/// How often one fingerprint is logged.
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Where faults go, and what is known of all of them: one a processor.
 pub(crate) struct FaultDesk {
@@ -39,13 +40,24 @@ pub(crate) struct FaultDesk {
     pub(crate) random: Random,
     pub(crate) stored: AtomicU64,
     pub(crate) kinds: Mutex<BTreeMap<String, Kind>>,
+    pub(crate) labels: Arc<Labels>,
+    /// The sink did not confirm.
+    pub(crate) unwritten: Minutely,
+    /// An event is too large for the sink, or cannot be measured.
+    pub(crate) held: Minutely,
+}
+
+/// What a line about faults says of the newest of them.
+struct Newest<'a> {
+    fault: Option<&'a uuid::Uuid>,
+    new: bool,
+    count: u64,
 }
 
 /// Faults of one fingerprint.
 pub(crate) struct Kind {
     pub(crate) kind: FaultKind,
-    logged: Option<Instant>,
-    unlogged: u64,
+    line: Minutely,
 }
 
 /// The longest wait of one event, and between two requests of which nothing was stored.
@@ -139,7 +151,8 @@ impl FaultDesk {
             return vec![piece(event, Some(size))];
         }
         let kept = event.clone();
-        let fitting = fit(event, limit, |event| self.sink.size(event), &*self.oversize);
+        let size = |event: &FaultEvent| self.sink.size(event);
+        let fitting = fit_quietly(event, limit, size, &*self.oversize, &self.held);
         let fitting = AssertUnwindSafe(fitting).catch_unwind();
         match tokio::time::timeout(self.timeout, fitting).await {
             Ok(Ok(fits)) => fits
@@ -153,13 +166,16 @@ impl FaultDesk {
                 })
                 .collect(),
             Ok(Err(_)) | Err(_) => {
-                tracing::error!(
-                    target: "streambreaker::fault",
-                    processor = %self.processor,
-                    fault = %kept.id,
-                    "the fault sink could not measure a fault event, or the hook for oversize failed; \
-                     the checkpoint waits, and it is tried again",
-                );
+                if let Some(count) = self.held.due() {
+                    tracing::error!(
+                        target: "streambreaker::fault",
+                        processor = %self.processor,
+                        fault = %kept.id,
+                        count,
+                        "the fault sink could not measure a fault event, or the hook for oversize failed; \
+                         the checkpoint waits, and it is tried again",
+                    );
+                }
                 vec![piece(kept, None)]
             }
         }
@@ -172,7 +188,7 @@ impl FaultDesk {
             "streambreaker_faults_total",
             "processor" => self.processor.clone(),
             "pipeline" => event.pipeline.clone(),
-            "stage" => event.stage.clone(),
+            "stage" => self.labels.stage.of(&event.stage),
             "class" => event.class.as_str(),
         )
         .increment(1);
@@ -188,29 +204,39 @@ impl FaultDesk {
                 event.stage.clone(),
                 event.err.name.clone(),
             ),
-            logged: None,
-            unlogged: 0,
+            line: Minutely::default(),
         });
         kind.kind.count += 1;
-        kind.unlogged += 1;
-        let now = Instant::now();
-        if kind.logged.is_none_or(|logged| now.duration_since(logged) >= LOG_EVERY) {
-            tracing::warn!(
-                target: "streambreaker::fault",
-                processor = %self.processor,
-                pipeline = %event.pipeline,
-                stage = %event.stage,
-                class = %event.class,
-                error.type = %event.err.name,
-                fingerprint = %fingerprint,
-                new = kind.logged.is_none(),
-                count = kind.unlogged,
-                fault = %event.id,
-                "faults are set aside",
-            );
-            kind.logged = Some(now);
-            kind.unlogged = 0;
+        let new = kind.line.is_new();
+        if let Some(count) = kind.line.due() {
+            self.say(&kind.kind, &Newest { fault: Some(&event.id), new, count });
         }
+    }
+
+    /// Logs what was counted and kept back, where nothing has followed for a minute; at the `last` time all of it.
+    pub(crate) fn say_what_is_left(&self, last: bool) {
+        let kinds = self.kinds.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for kind in kinds.values() {
+            if let Some(count) = kind.line.left(last) {
+                self.say(&kind.kind, &Newest { fault: None, new: false, count });
+            }
+        }
+    }
+
+    fn say(&self, kind: &FaultKind, newest: &Newest<'_>) {
+        tracing::warn!(
+            target: "streambreaker::fault",
+            processor = %self.processor,
+            pipeline = %kind.pipeline,
+            stage = %kind.stage,
+            class = %kind.class,
+            error.type = %kind.error,
+            fingerprint = %kind.fingerprint,
+            new = newest.new,
+            count = newest.count,
+            fault = newest.fault.map(tracing::field::display),
+            "faults are set aside",
+        );
     }
 }
 
@@ -370,15 +396,18 @@ async fn write(desk: &FaultDesk, batch: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) 
             "processor" => desk.processor.clone()
         )
         .increment(1);
-        tracing::error!(
-            target: "streambreaker::fault",
-            processor = %desk.processor,
-            fault = %piece.event.id,
-            count = sorted.failed.len(),
-            class = %StepError::class(error),
-            error.type = error.name(),
-            "the fault sink did not confirm; the checkpoint waits, and it is tried again",
-        );
+        if let Some(requests) = desk.unwritten.due() {
+            tracing::error!(
+                target: "streambreaker::fault",
+                processor = %desk.processor,
+                fault = %piece.event.id,
+                requests,
+                not_confirmed = sorted.failed.len(),
+                class = %StepError::class(error),
+                error.type = error.name(),
+                "the fault sink did not confirm; the checkpoint waits, and it is tried again",
+            );
+        }
     }
     (sorted.done, sorted.failed.into_iter().map(|(piece, _)| piece).collect())
 }

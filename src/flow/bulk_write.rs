@@ -124,12 +124,15 @@ async fn request<T, K>(
             }
         };
         if log.strays() > 0 {
-            tracing::warn!(
-                target: "streambreaker::sink",
-                resource = resource.name(),
-                notes = log.strays(),
-                "the sink noted outcomes that make no sense; those items count as not confirmed",
-            );
+            if let Some(requests) = guard.cx.lane.pipeline.lines.strays.due() {
+                tracing::warn!(
+                    target: "streambreaker::sink",
+                    resource = resource.name(),
+                    notes = log.strays(),
+                    requests,
+                    "the sink noted outcomes that make no sense; those items count as not confirmed",
+                );
+            }
         }
         let now = Instant::now();
         let items = values.into_iter().zip(origins).collect();

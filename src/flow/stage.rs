@@ -142,14 +142,17 @@ impl StageCx {
 
     pub(crate) fn fatal(&self, lineage: Lineage, error: &StepError) {
         self.lane.note_class(Class::Fatal);
-        tracing::error!(
-            target: "streambreaker::lane",
-            pipeline = %self.lane.pipeline.name,
-            shard = %self.lane.shard,
-            stage = %self.lane.pipeline.stage(self.id).name,
-            error.type = error.name(),
-            "a unit ended in a fatal error; the lane halts and feeds it again after a backoff",
-        );
+        if let Some(count) = self.lane.pipeline.lines.fatal.due() {
+            tracing::error!(
+                target: "streambreaker::lane",
+                pipeline = %self.lane.pipeline.name,
+                shard = %self.lane.shard,
+                stage = %self.lane.pipeline.stage(self.id).name,
+                error.type = error.name(),
+                count,
+                "a unit ended in a fatal error; the lane halts and feeds it again after a backoff",
+            );
+        }
         self.lane.raise(Flag::FATAL);
         lineage.decide(Fate::Returned);
     }

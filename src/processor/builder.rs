@@ -19,9 +19,10 @@ use crate::fault::{
     FaultDesk, FaultEvent, FaultList, FloodGuard, Floodgate, Hold, Oversize, Scrub, Scrubber,
 };
 use crate::flow::{Flow, Input, Stage, StagePlan, misplaced, named_stages, panicked};
+use crate::minutely::Minutely;
 use crate::record::ShardId;
 use crate::resource::Resource;
-use crate::settle::{LaneState, PipelineInfo};
+use crate::settle::{LaneState, Lines, PipelineInfo};
 use crate::sink::Sink;
 use crate::source::{BoxSource, Caps, Source, boxed};
 
@@ -410,6 +411,7 @@ impl ProcessorBuilder {
                 flood: Floodgate::new(flood, &*self.name, &*spec.name),
                 restarts: AtomicU64::new(0),
                 paused: AtomicBool::new(false),
+                lines: Lines::default(),
             });
             // once to learn the names of the stages, and once more with what is configured for them
             let plan = self.dry_run(&info, &spec.make, &mut Vec::new());
@@ -462,6 +464,9 @@ impl ProcessorBuilder {
             random: random.clone(),
             stored: AtomicU64::new(0),
             kinds: Mutex::default(),
+            labels: Arc::default(),
+            unwritten: Minutely::default(),
+            held: Minutely::default(),
         });
         let core = Core::new(Parts {
             name: self.name,

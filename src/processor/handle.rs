@@ -10,7 +10,7 @@ use crate::config::ConfigError;
 use crate::fault::FloodGuard;
 use crate::record::{Position, ShardId};
 use crate::resource::{BreakerControl, OnOpen, Resource};
-use crate::settle::Flag;
+use crate::settle::{Flag, printable};
 
 /// Who turns a switch, and why: stands in the audit line.
 ///
@@ -162,6 +162,11 @@ impl Handle {
         Ok(())
     }
 
+    #[cfg(feature = "admin")]
+    pub(crate) fn flood_guard_of(&self, pipeline: &str) -> Result<FloodGuard, SwitchError> {
+        Ok(self.pipeline(pipeline)?.info.flood.guard())
+    }
+
     /// Sets one record aside as a fault of class [`Skipped`](crate::Class::Skipped), in every pipeline in which
     /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it.
     ///
@@ -223,8 +228,8 @@ impl Handle {
             switch,
             on = target,
             value,
-            who = %by.who,
-            why = %by.why,
+            who = %printable(&by.who),
+            why = %printable(&by.why),
             "a switch was turned",
         );
     }

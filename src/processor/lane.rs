@@ -104,12 +104,15 @@ impl LaneTask {
             // a step of the user may end before its input: what is still to come needs another flow
             let restart = halted || !feed.is_over();
             if restart && !halted && !lane.has(Flag::DRAINING) {
-                tracing::warn!(
-                    target: "streambreaker::lane",
-                    pipeline = %lane.pipeline.name,
-                    shard = %lane.shard,
-                    "a step of the pipeline ended before its input did; the lane is built anew",
-                );
+                if let Some(count) = lane.pipeline.lines.short.due() {
+                    tracing::warn!(
+                        target: "streambreaker::lane",
+                        pipeline = %lane.pipeline.name,
+                        shard = %lane.shard,
+                        count,
+                        "a step of the pipeline ended before its input did; the lane is built anew",
+                    );
+                }
             }
             if !restart && !settled(&lane, &mut feed).await {
                 // a fault was not stored after all, or was but another part of its record was returned
@@ -126,16 +129,19 @@ impl LaneTask {
             stuck = oldest;
             let wait = backoff.delay(failures, &random).unwrap_or(Duration::from_secs(30));
             let epoch = lane.next_epoch();
-            tracing::warn!(
-                target: "streambreaker::lane",
-                pipeline = %lane.pipeline.name,
-                shard = %lane.shard,
-                position = stuck.as_ref().map(tracing::field::display),
-                class = lane.last_class().map(tracing::field::display),
-                restart = failures,
-                wait_ms = wait.as_millis() as u64,
-                "a unit was returned; the lane is built anew after a wait",
-            );
+            if let Some(count) = lane.pipeline.lines.restart.due() {
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    shard = %lane.shard,
+                    position = stuck.as_ref().map(tracing::field::display),
+                    class = lane.last_class().map(tracing::field::display),
+                    restart = failures,
+                    wait_ms = wait.as_millis() as u64,
+                    count,
+                    "a unit was returned; the lane is built anew after a wait",
+                );
+            }
             lane.raise(Flag::RESTING);
             let on = pause(&lane, wait).await;
             lane.lower(Flag::RESTING);
@@ -154,13 +160,16 @@ impl LaneTask {
 fn note_panic(lane: &LaneState, panic: Box<dyn std::any::Any + Send>) {
     let error = panicked(panic);
     lane.note_class(error.class());
-    tracing::error!(
-        target: "streambreaker::lane",
-        pipeline = %lane.pipeline.name,
-        shard = %lane.shard,
-        error.type = error.name(),
-        "user code panicked outside of any call for a unit; the lane is built anew",
-    );
+    if let Some(count) = lane.pipeline.lines.panic.due() {
+        tracing::error!(
+            target: "streambreaker::lane",
+            pipeline = %lane.pipeline.name,
+            shard = %lane.shard,
+            error.type = error.name(),
+            count,
+            "user code panicked outside of any call for a unit; the lane is built anew",
+        );
+    }
 }
 
 /// Waits, behind the end of the input, for the faults that are still to be stored; false if something is to be

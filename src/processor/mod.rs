@@ -21,6 +21,7 @@ mod core;
 mod drive;
 mod explain;
 mod gate;
+mod gauges;
 mod handle;
 mod lane;
 mod observe;

@@ -19,7 +19,7 @@ use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
 use crate::record::{Position, Record, ShardId, Timestamp};
-use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker, WaitsFor};
+use crate::settle::{Batch, Fate, Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
 /// What a shard is told.
@@ -372,18 +372,7 @@ impl Shard {
                     }
                 }
                 Ok(Read::Gap { from, to }) => {
-                    tracing::error!(
-                        target: "streambreaker::lane",
-                        stream = %self.stream, shard = %self.id, %from, %to,
-                        "records were lost before they were read",
-                    );
-                    metrics::counter!(
-                        "streambreaker_gaps_total",
-                        "processor" => self.core.name.clone(),
-                        "stream" => self.stream.to_string(),
-                    )
-                    .increment(1);
-                    self.core.note_gap(Gap::new(self.stream.to_string(), &self.id, &from, &to));
+                    self.core.note_gap(self, &from, &to);
                 }
                 Ok(Read::End) => {
                     let mut progress = self.progress();

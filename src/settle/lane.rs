@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::StageConfig;
 use crate::error::Class;
 use crate::fault::{FaultList, Floodgate};
+use crate::minutely::Minutely;
 use crate::record::ShardId;
 
 /// What happens to a lane, as bits of one word, so that a stage asks with one load.
@@ -70,6 +71,26 @@ pub(crate) struct PipelineInfo {
     pub(crate) restarts: AtomicU64,
     /// Whether an operator paused it: also lanes that begin later yield nothing.
     pub(crate) paused: AtomicBool,
+    pub(crate) lines: Lines,
+}
+
+/// What a pipeline says in the log, over all its shards, at most once a minute each.
+#[derive(Default)]
+pub(crate) struct Lines {
+    /// A lane is built anew.
+    pub(crate) restart: Minutely,
+    /// A step ended before its input.
+    pub(crate) short: Minutely,
+    /// User code panicked outside of any call for a unit.
+    pub(crate) panic: Minutely,
+    /// A unit ended in a fatal error.
+    pub(crate) fatal: Minutely,
+    /// A unit was dropped undecided.
+    pub(crate) dropped: Minutely,
+    /// A fault about a fault about a fault.
+    pub(crate) deep: Minutely,
+    /// The sink noted what makes no sense.
+    pub(crate) strays: Minutely,
 }
 
 impl PipelineInfo {

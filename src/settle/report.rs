@@ -279,7 +279,7 @@ impl fmt::Display for Report {
 }
 
 /// What is printed to a terminal has its control characters escaped.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let escape: Box<dyn Iterator<Item = char>> = if c.is_control() {
