@@ -23,6 +23,9 @@ fn lane() -> Arc<LaneState> {
         stages: OnceLock::new(),
         flood: Floodgate::new(FloodGuard::off(), "p", "q"),
         restarts: Default::default(),
+        paused: Default::default(),
+        settings: OnceLock::new(),
+        lines: Default::default(),
     };
     LaneState::new(
         Arc::new(info),
@@ -222,7 +225,7 @@ proptest! {
             prop_assert_eq!(tracker.prefix(), last.as_ref());
             let oldest = (prefix < fates.len()).then(|| Position::from(prefix as u64));
             prop_assert_eq!(tracker.oldest().map(|r| r.position().clone()), oldest);
-            prop_assert_eq!(tracker.bytes_in_flight() == 0, tracker.is_empty());
+            prop_assert_eq!(tracker.bytes_in_flight() == 0, tracker.records_in_flight() == 0);
         }
         if give_up {
             drop(open);

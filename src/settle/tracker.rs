@@ -257,10 +257,6 @@ impl Tracker {
         self.bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Whether a record is in flight and not yet passed: not settled in all lanes, or behind one that is not.
     pub(crate) fn is_open(&self, batch: &Arc<Batch>, index: usize) -> bool {
         self.entries.iter().any(|entry| {
