@@ -36,13 +36,17 @@ async fn i4_with_nothing_injected_every_record_has_one_effect_and_poison_alone_i
         .faults(faults.clone())
         .pipeline("all", move |flow| {
             let seen = seen.clone();
-            flow.json::<u64>().filter(|n| **n % 10 != 0).parallel(8, &db, async move |n: &Event<u64>| {
-                if **n % 3 == 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                *seen.lock().unwrap().entry(**n).or_default() += 1;
-                Ok(())
-            })
+            flow.json::<u64>().filter(|n| **n % 10 != 0).parallel(
+                8,
+                &db,
+                async move |n: &Event<u64>| {
+                    if **n % 3 == 0 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    *seen.lock().unwrap().entry(**n).or_default() += 1;
+                    Ok(())
+                },
+            )
         })
         .build()
         .unwrap();
@@ -193,8 +197,8 @@ async fn k1_a_bulk_write_settles_every_item_under_a_hostile_sink() {
     let stream = numbers(500, 1);
     stream.close();
     let faults = memory::faults();
-    let sink = memory::Collect::<Event<u64>>::new()
-        .with_limits(streambreaker::sink::Limits::items(50));
+    let sink =
+        memory::Collect::<Event<u64>>::new().with_limits(streambreaker::sink::Limits::items(50));
     let mut state = 1u64;
     sink.decide(move |_, n: &Event<u64>| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -285,10 +289,15 @@ async fn f9_a_panic_is_a_fault_of_its_unit() {
             flow.json::<u64>()
                 .filter(|n| if **n == 1 { panic!("filter") } else { true })
                 .map(|n| if *n == 2 { panic!("map") } else { n })
-                .parallel_by_key(2, |n| if **n == 3 { panic!("key") } else { **n % 2 }, &db, async |n| {
-                    assert!(**n != 4, "handler");
-                    Ok(**n)
-                })
+                .parallel_by_key(
+                    2,
+                    |n| if **n == 3 { panic!("key") } else { **n % 2 },
+                    &db,
+                    async |n| {
+                        assert!(**n != 4, "handler");
+                        Ok(**n)
+                    },
+                )
         })
         .build()
         .unwrap();
