@@ -34,6 +34,8 @@ pub(crate) struct Prebuilt {
 /// Hands out one batch a read.
 pub(crate) struct Reader {
     batches: VecDeque<Vec<streambreaker::Record>>,
+    /// What is left of a batch that there was no room for.
+    rest: std::vec::IntoIter<streambreaker::Record>,
 }
 
 /// Notes how far the shard is committed.
@@ -55,7 +57,8 @@ impl Prebuilt {
             .step_by(BATCH as usize)
             .map(|from| (from..n.min(from + BATCH)).map(record).collect())
             .collect();
-        Self { shard: Some(Reader { batches }), committed: Arc::default() }
+        let rest = Vec::new().into_iter();
+        Self { shard: Some(Reader { batches, rest }), committed: Arc::default() }
     }
 
     /// The last position that was committed.
@@ -85,10 +88,16 @@ impl Source for Prebuilt {
 #[async_trait]
 impl source::Reader for Reader {
     async fn read(&mut self, room: Room) -> Result<Read, SourceError> {
-        let Some(mut records) = self.batches.pop_front() else { return Ok(Read::End) };
-        if records.len() > room.records {
-            self.batches.push_front(records.split_off(room.records));
+        if self.rest.len() == 0 {
+            match self.batches.pop_front() {
+                None => return Ok(Read::End),
+                Some(records) if records.len() <= room.records => {
+                    return Ok(Read::Records { records, behind: Behind::unknown() });
+                }
+                Some(records) => self.rest = records.into_iter(),
+            }
         }
+        let records = self.rest.by_ref().take(room.records).collect();
         Ok(Read::Records { records, behind: Behind::unknown() })
     }
 }

@@ -258,7 +258,9 @@ impl Shard {
                 let total = self.core.in_flight.free(self.core.total_limits);
                 free = (free.0.min(total.0), free.1.min(total.1));
             }
-            if free.0 > 0 && free.1 > 0 {
+            // once it has stood still it waits for some room: reads of a record or two cost as much as large ones
+            let least = if waited && records > 0 { (limits.records / 16).max(1) } else { 1 };
+            if free.0 >= least && free.1 > 0 {
                 if waited {
                     for lane in &self.lanes {
                         lane.state.lower(Flag::PRESSURE | Flag::WANTED);
@@ -344,10 +346,7 @@ impl Shard {
             (None, Some(theirs), false) => Some(Instant::now() + theirs),
             _ => None,
         };
-        let gated = self
-            .lanes
-            .first()
-            .is_some_and(|lane| records.iter().any(|record| lane.keeper.concerns(record)));
+        let gated = self.lanes.first().is_some_and(|lane| lane.keeper.concerns(&records));
         if gated && records.iter().any(|record| self.lanes[0].keeper.suspects(record)) {
             self.progress().suspect = true;
         }
@@ -356,16 +355,17 @@ impl Shard {
         let ordered = self.caps.acknowledge == Acknowledge::Prefix;
         let lanes: Vec<Arc<LaneBatch>> = {
             let mut history = self.history();
+            let fresh = history.is_fresh(&batch.records);
             let lanes = self
                 .lanes
                 .iter()
                 .map(|lane| {
-                    let counts =
-                        history.reading(lane.state.pipeline.index, &batch.records, ordered);
+                    let pipeline = lane.state.pipeline.index;
+                    let counts = history.reading(pipeline, &batch.records, ordered, fresh);
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();
-            history.read(&batch.records);
+            history.read(&batch.records, fresh);
             lanes
         };
         self.tracker().push(batch, lanes.clone());

@@ -107,6 +107,30 @@ impl LaneBatch {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Whether every record is settled, where that can be told without looking at each: a return that is final
+    /// closes a record too, and settles nothing.
+    pub(crate) fn is_through(&self) -> bool {
+        // in this order: who closes a record by a final return has seen the flag before
+        self.open() == 0 && !self.lane.has(Flag::FINAL)
+    }
+
+    /// How many records are done, if all count as new and every one is done or filtered: then they can be
+    /// counted together.
+    pub(crate) fn all_passed(&self) -> Option<u64> {
+        if self.counts.is_some() {
+            return None;
+        }
+        let mut done = 0;
+        for state in &self.states {
+            let word = state.load(Ordering::Acquire);
+            if word & (PARTS | FAULTED | RETURNED) != 0 {
+                return None;
+            }
+            done += u64::from(word & DONE != 0);
+        }
+        Some(done)
+    }
+
     pub(crate) fn count(&self, index: usize) -> Count {
         self.counts.as_ref().map_or(Count::New, |counts| counts[index])
     }

@@ -79,15 +79,31 @@ impl History {
         }
     }
 
+    /// Whether all of these lie above what has been read, in order: then nothing has to be looked up a record.
+    pub(crate) fn is_fresh(&self, records: &[Record]) -> bool {
+        let above = match (&self.high, records.first()) {
+            (Some(high), Some(first)) => first.position() > high,
+            _ => true,
+        };
+        above && records.is_sorted_by(|a, b| a.position() < b.position())
+    }
+
     /// Counts a read, and says how each record counts in this pipeline; `None` if all are new.
+    ///
+    /// `fresh` is what [`is_fresh`](Self::is_fresh) said of the same records.
     pub(crate) fn reading(
         &mut self,
         pipeline: usize,
         records: &[Record],
         ordered: bool,
+        fresh: bool,
     ) -> Option<Box<[Count]>> {
         let back = &mut self.returned[pipeline];
         let tally = &mut self.tallies[pipeline];
+        if back.is_empty() && (fresh || !ordered) {
+            tally.read += records.len() as u64;
+            return None;
+        }
         let mut high = self.high.as_ref().filter(|_| ordered);
         let mut counts: Option<Box<[Count]>> = None;
         for (index, record) in records.iter().enumerate() {
@@ -113,8 +129,10 @@ impl History {
     }
 
     /// To be called after `reading` for all lanes.
-    pub(crate) fn read(&mut self, records: &[Record]) {
-        for record in records {
+    pub(crate) fn read(&mut self, records: &[Record], fresh: bool) {
+        // the last of those that lie in order is the highest
+        let from = if fresh { records.len().saturating_sub(1) } else { 0 };
+        for record in &records[from..] {
             if self.high.as_ref().is_none_or(|high| record.position() > high) {
                 self.high = Some(record.position().clone());
             }
@@ -162,6 +180,11 @@ impl Entry {
         }
         for states in &self.lanes {
             let pipeline = states.lane.pipeline.index;
+            if let Some(done) = states.all_passed() {
+                history.tallies[pipeline].done += done;
+                history.tallies[pipeline].filtered += states.len() as u64 - done;
+                continue;
+            }
             for (index, record) in self.batch.records.iter().enumerate() {
                 let fate = states.fate(index).unwrap_or(Fate::Returned);
                 history.note(pipeline, states.count(index), fate, record.position());
@@ -258,6 +281,10 @@ impl Tracker {
         let before = self.settled;
         while let Some(entry) = self.entries.front_mut() {
             let from = entry.next;
+            // most often the lanes are through with it: then no record is looked at
+            if entry.lanes.iter().all(|lane| lane.is_through()) {
+                entry.next = entry.len();
+            }
             while entry.next < entry.len() && entry.settled(entry.next) {
                 entry.next += 1;
             }
