@@ -6,20 +6,22 @@
 //! attempt stays small: it is copied into its slot for every unit.
 
 use std::ops::AsyncFn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::slots::{Deadlines, Elapsed, SlotId};
+use super::slots::{Deadlines, Elapsed, SlotId, Span};
 use super::{StageCx, panicked};
 use crate::error::{Class, StepError};
 use crate::fault::{Attempt, Refusal};
 use crate::record::Timestamp;
 use crate::resource::{Count, GiveUp, OnExhausted, OnOpen, Pass, RateState, Resource};
+use crate::settle::Turn;
 use crate::unit::{Lineage, Uow};
 
 /// A handler, its guards, and where it stands.
@@ -33,6 +35,17 @@ pub(crate) struct Guard {
     pub(crate) cx: StageCx,
     pub(crate) resource: Resource,
     pub(crate) deadlines: Arc<Deadlines>,
+    /// The timeout of an attempt, as the slots want it.
+    timeout: Span,
+    tick: Tick,
+}
+
+/// The breaker's tick of the lane's turn: divided out once a turn, not for every success. Only the task of
+/// the lane reads and writes it; the atomics are for `Sync`.
+#[derive(Default)]
+struct Tick {
+    turn: AtomicU64,
+    tick: AtomicU64,
 }
 
 /// How the work on a unit ended.
@@ -52,61 +65,52 @@ impl<F> Guarded<F> {
         deadlines: Arc<Deadlines>,
         handler: F,
     ) -> Self {
-        Self { handler, guard: Guard { cx, resource, deadlines } }
+        Self { handler, guard: Guard::new(cx, resource, deadlines) }
     }
 }
 
 /// Works on one unit until it is decided.
+///
+/// One block that uses what it was given in place: an `async fn` would hold each argument twice, and a chain
+/// of them the unit once a link; all of it is copied into the slot for every unit.
 #[inline]
-pub(crate) async fn guarded<T, U, V, F, C>(
-    this: &Guarded<F>,
+pub(crate) fn guarded<T, U, V, F, C>(
+    this: Arc<Guarded<F>>,
     unit: Uow<T>,
     slot: SlotId,
     keep: C,
-) -> Ended<V>
+) -> impl Future<Output = Ended<V>>
 where
     F: AsyncFn(&T) -> Result<U, StepError>,
     C: Fn(T, U) -> V,
 {
-    let guard = &this.guard;
-    let mut trail: Option<Box<Trail>> = None;
-    loop {
-        let admitted = match guard.try_admit(&unit.lineage) {
-            Ok(admitted) => admitted,
-            Err(NotNow) => match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
+    async move {
+        let guard = &this.guard;
+        let mut trail: Option<Box<Trail>> = None;
+        loop {
+            let admitted = match guard.try_admit(&unit.lineage) {
                 Ok(admitted) => admitted,
-                Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
-            },
-        };
-        let error = match attempt(this, &unit.value, slot).await {
-            Ok(new) => {
-                admitted.succeeded(guard);
-                return Ended::Out(unit.lineage.with(keep(unit.value, new)));
+                Err(NotNow) => match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
+                    Ok(admitted) => admitted,
+                    Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
+                },
+            };
+            // the call itself may panic, not only what it returns: so it is made inside
+            let call = AssertUnwindSafe(async { (this.handler)(&unit.value).await }).catch_unwind();
+            let error = match guard.deadlines.limit(slot, guard.timeout, call).await {
+                Ok(Ok(Ok(new))) => {
+                    admitted.succeeded(guard);
+                    return Ended::Out(unit.lineage.with(keep(unit.value, new)));
+                }
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(panic)) => panicked(panic),
+                Err(Elapsed) => timed_out(guard.resource.timeout()),
+            };
+            match guard.failed(admitted, &unit.lineage, error, &mut trail) {
+                Verdict::Again(delay) => guard.deadlines.pause(slot, delay).await,
+                verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
             }
-            Err(error) => error,
-        };
-        let verdict = guard.failed(admitted, &unit.lineage, error, &mut trail);
-        match verdict {
-            Verdict::Again(delay) => guard.deadlines.pause(slot, delay).await,
-            verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
         }
-    }
-}
-
-/// One attempt under its timeout; a panic is an error like others.
-#[inline]
-async fn attempt<T, U, F>(this: &Guarded<F>, value: &T, slot: SlotId) -> Result<U, StepError>
-where
-    F: AsyncFn(&T) -> Result<U, StepError>,
-{
-    let Guard { deadlines, resource, .. } = &this.guard;
-    // the call itself may panic, not only what it returns
-    let future = catch_unwind(AssertUnwindSafe(|| (this.handler)(value))).map_err(panicked)?;
-    let future = AssertUnwindSafe(future).catch_unwind();
-    match deadlines.limit(slot, resource.timeout(), future).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(panicked(panic)),
-        Err(Elapsed) => Err(timed_out(resource.timeout())),
     }
 }
 
@@ -168,22 +172,57 @@ pub(crate) enum Verdict {
 pub(crate) struct Admitted<'a> {
     pub(crate) pass: Pass<'a>,
     pub(crate) permit: Option<SemaphorePermit<'a>>,
-    pub(crate) begun: Instant,
+    pub(crate) begun: Turn,
 }
 
 impl Admitted<'_> {
     #[inline]
     pub(crate) fn succeeded(self, guard: &Guard) {
-        guard.resource.succeeded(self.pass, guard.cx.lane.now());
+        let lane = &guard.cx.lane;
+        let turn = lane.turn();
+        guard.resource.succeeded_in(self.pass, guard.tick(turn), || lane.instant(turn));
         drop(self.permit);
     }
 }
 
 impl Guard {
+    pub(crate) fn new(cx: StageCx, resource: Resource, deadlines: Arc<Deadlines>) -> Self {
+        let timeout = Span::of(resource.timeout());
+        Self { cx, resource, deadlines, timeout, tick: Tick::default() }
+    }
+
+    #[inline]
+    fn tick(&self, turn: Turn) -> u64 {
+        if self.tick.turn.load(Ordering::Relaxed) == turn.number() {
+            self.tick.tick.load(Ordering::Relaxed)
+        } else {
+            self.next_tick(turn)
+        }
+    }
+
+    #[cold]
+    fn next_tick(&self, turn: Turn) -> u64 {
+        let now = self.cx.lane.instant(turn);
+        let tick = self.resource.circuit().map_or(0, |circuit| circuit.tick(now));
+        self.tick.tick.store(tick, Ordering::Relaxed);
+        self.tick.turn.store(turn.number(), Ordering::Relaxed);
+        tick
+    }
+
     /// Lets an attempt through if nothing has to be waited for, without a future.
     #[inline]
     pub(crate) fn try_admit(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
-        let now = self.cx.lane.now();
+        if lineage.deadline().is_none() {
+            if let Some(pass) = self.resource.admit_at_once() {
+                return Ok(Admitted { pass, permit: None, begun: self.cx.lane.turn() });
+            }
+        }
+        self.try_admit_limited(lineage)
+    }
+
+    fn try_admit_limited(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
+        let begun = self.cx.lane.turn();
+        let now = self.cx.lane.instant(begun);
         let resource = &self.resource;
         if let Some(deadline) = lineage.deadline() {
             if now + resource.timeout() > deadline {
@@ -203,7 +242,7 @@ impl Guard {
             rate.admit(now).map_err(|_| NotNow)?;
         }
         let pass = resource.admit(now).map_err(|_| NotNow)?;
-        Ok(Admitted { pass, permit, begun: now })
+        Ok(Admitted { pass, permit, begun })
     }
 
     /// Waits for whatever has to be waited for, in order.
@@ -249,7 +288,7 @@ impl Guard {
             }
             let now = Instant::now();
             match resource.admit(now) {
-                Ok(pass) => return Ok(Admitted { pass, permit, begun: now }),
+                Ok(pass) => return Ok(Admitted { pass, permit, begun: self.cx.lane.at(now) }),
                 Err(refused) => match refused.on_open {
                     OnOpen::Pause => continue,
                     on_open => {
@@ -270,7 +309,7 @@ impl Guard {
     /// Runs `wait` until `latest` at most.
     async fn until<F: Future>(&self, slot: SlotId, latest: Instant, wait: F) -> Option<F::Output> {
         let left = latest.saturating_duration_since(Instant::now());
-        self.deadlines.limit(slot, left, wait).await.ok()
+        self.deadlines.limit(slot, Span::of(left), wait).await.ok()
     }
 
     async fn wait_for_breaker(&self, slot: SlotId, latest: Option<Instant>) -> Result<(), Verdict> {
@@ -332,6 +371,7 @@ impl Guard {
         let resource = &self.resource;
         let now = Instant::now();
         let Admitted { pass, permit, begun } = admitted;
+        let begun = self.cx.lane.instant(begun);
         let error = resource.classify(error);
         resource.failed(pass, &error, now);
         drop(permit);

@@ -89,8 +89,7 @@ where
             let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
             let shared = Arc::new(shared);
             Pool::new(above, cx, n, deadlines, ordered, move |unit, slot| {
-                let shared = shared.clone();
-                async move { guarded(&shared, unit, slot, keep).await }
+                guarded(shared.clone(), unit, slot, keep)
             })
         })
     }

@@ -249,10 +249,7 @@ where
                 work: Work {
                     cx,
                     key,
-                    make: move |unit, slot| {
-                        let shared = shared.clone();
-                        async move { guarded(&shared, unit, slot, |_, new| new).await }
-                    },
+                    make: move |unit, slot| guarded(shared.clone(), unit, slot, |_, new| new),
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),
                     busy: HashMap::new(),

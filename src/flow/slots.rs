@@ -48,19 +48,14 @@ impl Deadlines {
 
     /// Runs `future` for at most `limit`, in slot `slot`. At most one at a time in a slot.
     #[inline]
-    pub(crate) fn limit<F: Future>(
-        &self,
-        slot: SlotId,
-        limit: Duration,
-        future: F,
-    ) -> Limited<'_, F> {
+    pub(crate) fn limit<F: Future>(&self, slot: SlotId, limit: Span, future: F) -> Limited<'_, F> {
         Limited { future, deadlines: self, slot, limit, asked: false }
     }
 
     /// Waits in slot `slot`.
     pub(crate) async fn pause(&self, slot: SlotId, span: Duration) {
         if !span.is_zero() {
-            let _ = self.limit(slot, span, std::future::pending::<()>()).await;
+            let _ = self.limit(slot, Span::of(span), std::future::pending::<()>()).await;
         }
     }
 
@@ -84,6 +79,17 @@ impl Wake for SlotWaker {
         if self.deadlines.ready[word].fetch_or(1 << bit, Ordering::AcqRel) == 0 {
             self.deadlines.parent.wake();
         }
+    }
+}
+
+/// How long something may take, in microseconds rounded up: never early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(u64);
+
+impl Span {
+    pub(crate) fn of(span: Duration) -> Self {
+        let micros = u64::from(span.subsec_nanos().div_ceil(1_000));
+        Self(span.as_secs().saturating_mul(1_000_000).saturating_add(micros).min(LONGEST))
     }
 }
 
@@ -314,7 +320,7 @@ pub(crate) struct Limited<'a, F> {
     future: F,
     deadlines: &'a Deadlines,
     slot: SlotId,
-    limit: Duration,
+    limit: Span,
     asked: bool,
 }
 
@@ -338,8 +344,7 @@ impl<F: Future> Future for Limited<'_, F> {
         }
         if !*this.asked {
             *this.asked = true;
-            let span = u64::try_from(this.limit.as_nanos().div_ceil(1_000)).unwrap_or(LONGEST);
-            at.store(ASK | span.min(LONGEST), Ordering::Relaxed);
+            at.store(ASK | this.limit.0, Ordering::Relaxed);
         } else if at.load(Ordering::Relaxed) == EXPIRED {
             at.store(NONE, Ordering::Relaxed);
             return Poll::Ready(Err(Elapsed));
@@ -373,7 +378,8 @@ mod tests {
             let deadlines = deadlines.clone();
             let future = async move {
                 let limit = Duration::from_micros(micros);
-                let out = deadlines.limit(slot, limit, std::future::pending::<()>()).await;
+                let out =
+                    deadlines.limit(slot, Span::of(limit), std::future::pending::<()>()).await;
                 assert_eq!(out, Err(Elapsed));
                 let took = begin.elapsed();
                 assert!(took >= limit, "early: {took:?} of {limit:?}");
@@ -392,7 +398,7 @@ mod tests {
         let d = deadlines.clone();
         slots.start(slot, async move {
             let limit = Duration::from_millis(5);
-            d.limit(slot, limit, tokio::time::sleep(limit)).await
+            d.limit(slot, Span::of(limit), tokio::time::sleep(limit)).await
         });
         assert_eq!(drain(&mut slots).await, [Ok(())]);
     }

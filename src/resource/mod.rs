@@ -195,12 +195,32 @@ impl Resource {
         }
     }
 
-    /// An attempt went well.
+    /// Admits one attempt if there is nothing that could hold it back, which needs no clock: neither a limit
+    /// of concurrency or rate, nor a circuit that is not closed.
     #[inline]
+    pub(crate) fn admit_at_once(&self) -> Option<Pass<'_>> {
+        if self.0.permits.is_some() || self.0.rate.is_active() {
+            return None;
+        }
+        match &self.0.circuit {
+            None => Some(Pass::free()),
+            Some(circuit) => circuit.admit_closed(),
+        }
+    }
+
+    /// An attempt went well.
     pub(crate) fn succeeded(&self, pass: Pass<'_>, now: Instant) {
         self.0.account.add(Count::Success);
         self.0.quota.refund();
         pass.success(now);
+    }
+
+    /// As [`succeeded`](Self::succeeded), for one who knows the breaker's tick of that moment.
+    #[inline]
+    pub(crate) fn succeeded_in(&self, pass: Pass<'_>, tick: u64, now: impl FnOnce() -> Instant) {
+        self.0.account.add(Count::Success);
+        self.0.quota.refund();
+        pass.success_in(tick, now);
     }
 
     /// An attempt failed; `error` is classified. A cancelled attempt is not reported at all: its pass is

@@ -7,7 +7,7 @@
 
 pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
 pub use self::fate::Fate;
-pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo};
+pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo, Turn};
 pub use self::report::{FaultKind, Gap, PipelineReport, Report};
 pub(crate) use self::tracker::{History, Tally, Tracker};
 
