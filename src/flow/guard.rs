@@ -176,7 +176,7 @@ pub(crate) struct Admitted<'a> {
 }
 
 impl Admitted<'_> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn succeeded(self, guard: &Guard) {
         let lane = &guard.cx.lane;
         let turn = lane.turn();
@@ -210,7 +210,7 @@ impl Guard {
     }
 
     /// Lets an attempt through if nothing has to be waited for, without a future.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_admit(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
         if lineage.deadline().is_none() {
             if let Some(pass) = self.resource.admit_at_once() {

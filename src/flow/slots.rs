@@ -181,7 +181,7 @@ impl<F: Future> Slots<F> {
         output
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_slot(&mut self, slot: u32) -> Option<F::Output> {
         let index = slot as usize;
         let mut pinned = self.futures[index].as_mut();
