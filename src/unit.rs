@@ -190,7 +190,20 @@ impl Lineage {
         self.decide_in_place(fate);
     }
 
+    /// All records are done. Leaves it to the caller to tell the shard, once for many units: whether it has to.
     #[inline]
+    pub(crate) fn done_quietly(mut self) -> bool {
+        if let Members::One(_) = &self.0 {
+            let Members::One(ticket) = std::mem::replace(&mut self.0, Members::None) else {
+                return false;
+            };
+            ticket.done_quietly()
+        } else {
+            self.decide_in_place(Fate::Done);
+            false
+        }
+    }
+
     fn decide_in_place(&mut self, fate: Fate) {
         match std::mem::replace(&mut self.0, Members::None) {
             Members::One(ticket) => ticket.settle(fate),

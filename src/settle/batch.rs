@@ -175,16 +175,23 @@ impl LaneBatch {
         word & PARTS == 0 && word & RETURNED == 0
     }
 
-    fn close(&self, word: u64) {
+    /// The end of the run of settled records from `from` on, at most `end`.
+    pub(crate) fn prefix(&self, from: usize, end: usize) -> usize {
+        let settled = |state: &AtomicU64| state.load(Ordering::Acquire) & (PARTS | RETURNED) == 0;
+        let open = self.states[from..end].iter().position(|state| !settled(state));
+        open.map_or(end, |open| from + open)
+    }
+
+    /// Whether the shard is to be told.
+    #[inline]
+    fn close(&self, word: u64) -> bool {
         if word & RETURNED != 0 && !self.lane.has(Flag::FINAL) {
             self.lane.halt();
-            return;
+            return false;
         }
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a record was settled twice");
-        if before == 1 || self.lane.has(Flag::WANTED) {
-            self.lane.settled();
-        }
+        before == 1 || self.lane.has(Flag::WANTED)
     }
 }
 
@@ -239,6 +246,14 @@ impl Ticket {
     /// Decides one part of the record.
     #[inline]
     pub(crate) fn settle(&self, fate: Fate) {
+        if self.settle_quietly(fate) {
+            self.batch.lane.settled();
+        }
+    }
+
+    /// Decides one part of the record, and leaves it to the caller to tell the shard; whether it has to.
+    #[inline]
+    fn settle_quietly(&self, fate: Fate) -> bool {
         let flag = match fate {
             Fate::Done => DONE,
             Fate::Filtered => 0,
@@ -252,11 +267,13 @@ impl Ticket {
             }
             next
         });
-        if let Some(word) = changed {
-            if word & PARTS == 0 {
-                self.batch.close(word);
-            }
-        }
+        changed.is_some_and(|word| word & PARTS == 0 && self.batch.close(word))
+    }
+
+    /// The record is done: as [`settle_quietly`](Self::settle_quietly).
+    #[inline]
+    pub(crate) fn done_quietly(self) -> bool {
+        self.settle_quietly(Fate::Done)
     }
 
     /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled.

@@ -285,9 +285,8 @@ impl Tracker {
             if entry.lanes.iter().all(|lane| lane.is_through()) {
                 entry.next = entry.len();
             }
-            while entry.next < entry.len() && entry.settled(entry.next) {
-                entry.next += 1;
-            }
+            entry.next =
+                entry.lanes.iter().fold(entry.len(), |end, lane| lane.prefix(entry.next, end));
             let moved = entry.next - from;
             self.records -= moved;
             self.settled += moved as u64;
