@@ -88,13 +88,15 @@ where
         let guard = &this.guard;
         let mut trail: Option<Box<Trail>> = None;
         loop {
-            let admitted = match guard.try_admit(&unit.lineage) {
-                Ok(admitted) => admitted,
-                Err(NotNow) => match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
-                    Ok(admitted) => admitted,
+            // matched in two steps: what a `match` looks at is kept over an await in one of its arms
+            let mut admitted = guard.try_admit(&unit.lineage).ok();
+            if admitted.is_none() {
+                match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
+                    Ok(late) => admitted = Some(late),
                     Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
-                },
-            };
+                }
+            }
+            let Some(admitted) = admitted else { continue };
             // the call itself may panic, not only what it returns: so it is made inside
             let call = AssertUnwindSafe(async { (this.handler)(&unit.value).await }).catch_unwind();
             let error = match guard.deadlines.limit(slot, guard.timeout, call).await {
