@@ -191,7 +191,7 @@ impl Lineage {
     }
 
     /// All records are done. Leaves it to the caller to tell the shard, once for many units: whether it has to.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn done_quietly(mut self) -> bool {
         if let Members::One(_) = &self.0 {
             let Members::One(ticket) = std::mem::replace(&mut self.0, Members::None) else {

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::calls::Rest;
 use super::slots::{Deadlines, Elapsed, SlotId, Span};
 use super::{StageCx, panicked};
 use crate::error::{Class, StepError};
@@ -26,7 +27,7 @@ use crate::unit::{Lineage, Uow};
 
 /// A handler, its guards, and where it stands.
 pub(crate) struct Guarded<F> {
-    handler: F,
+    pub(crate) handler: F,
     pub(crate) guard: Guard,
 }
 
@@ -36,7 +37,7 @@ pub(crate) struct Guard {
     pub(crate) resource: Resource,
     pub(crate) deadlines: Arc<Deadlines>,
     /// The timeout of an attempt, as the slots want it.
-    timeout: Span,
+    pub(crate) timeout: Span,
     tick: Tick,
 }
 
@@ -76,17 +77,21 @@ impl<F> Guarded<F> {
 #[inline]
 pub(crate) fn guarded<T, U, V, F, C>(
     this: Arc<Guarded<F>>,
-    unit: Uow<T>,
-    slot: SlotId,
+    rest: Rest<T>,
     keep: C,
 ) -> impl Future<Output = Ended<V>>
 where
     F: AsyncFn(&T) -> Result<U, StepError>,
     C: Fn(T, U) -> V,
 {
+    let Rest { unit, slot, tried } = rest;
     async move {
         let guard = &this.guard;
         let mut trail: Option<Box<Trail>> = None;
+        if let Some((before, delay)) = tried {
+            trail = Some(before);
+            guard.deadlines.pause(slot, delay).await;
+        }
         loop {
             // matched in two steps: what a `match` looks at is kept over an await in one of its arms
             let mut admitted = guard.try_admit(&unit.lineage).ok();
@@ -177,8 +182,32 @@ pub(crate) struct Admitted<'a> {
     pub(crate) begun: Turn,
 }
 
-impl Admitted<'_> {
+/// The right to make one attempt that nothing held back. Borrows nothing, so that it can be kept beside a
+/// slot; it is never a probe of the breaker's, so dropping it takes nothing from anybody.
+pub(crate) struct AtOnce {
+    /// What [`Pass::word`] said.
+    word: u64,
+    permit: Option<OwnedSemaphorePermit>,
+    begun: Turn,
+}
+
+impl AtOnce {
     #[inline(always)]
+    pub(crate) fn succeeded(self, guard: &Guard) {
+        let lane = &guard.cx.lane;
+        let turn = lane.turn();
+        let pass = guard.resource.pass(self.word);
+        guard.resource.succeeded_in(pass, guard.tick(turn), || lane.instant(turn));
+        drop(self.permit);
+    }
+
+    /// In the form that can be told of a failure; the permit is given back.
+    pub(crate) fn of(self, guard: &Guard) -> Admitted<'_> {
+        Admitted { pass: guard.resource.pass(self.word), permit: None, begun: self.begun }
+    }
+}
+
+impl Admitted<'_> {
     pub(crate) fn succeeded(self, guard: &Guard) {
         let lane = &guard.cx.lane;
         let turn = lane.turn();
@@ -211,8 +240,46 @@ impl Guard {
         tick
     }
 
-    /// Lets an attempt through if nothing has to be waited for, without a future.
+    /// Lets an attempt through if nothing has to be waited for and the circuit is closed.
     #[inline(always)]
+    pub(crate) fn admit_at_once(&self, lineage: &Lineage) -> Option<AtOnce> {
+        if lineage.deadline().is_none() {
+            if let Some(pass) = self.resource.admit_at_once() {
+                return Some(AtOnce {
+                    word: pass.word(),
+                    permit: None,
+                    begun: self.cx.lane.turn(),
+                });
+            }
+        }
+        self.admit_limited(lineage)
+    }
+
+    #[inline(never)]
+    fn admit_limited(&self, lineage: &Lineage) -> Option<AtOnce> {
+        let resource = &self.resource;
+        let begun = self.cx.lane.turn();
+        let now = self.cx.lane.instant(begun);
+        if lineage.deadline().is_some_and(|deadline| now + resource.timeout() > deadline) {
+            return None;
+        }
+        let word = match resource.circuit() {
+            None => 0,
+            // a probe must be given back where it is dropped: that is for the slow way
+            Some(circuit) => circuit.admit_closed()?.word(),
+        };
+        let permit = match resource.permits() {
+            None => None,
+            Some(permits) => Some(permits.clone().try_acquire_owned().ok()?),
+        };
+        if let Some(rate) = resource.rate() {
+            let _turn = rate.turnstile.try_acquire().ok()?;
+            rate.admit(now).ok()?;
+        }
+        Some(AtOnce { word, permit, begun })
+    }
+
+    /// Lets an attempt through if nothing has to be waited for, without a future.
     pub(crate) fn try_admit(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
         if lineage.deadline().is_none() {
             if let Some(pass) = self.resource.admit_at_once() {

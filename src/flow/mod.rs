@@ -33,6 +33,7 @@ use crate::settle::LaneState;
 
 pub(crate) mod bulk;
 mod bulk_write;
+mod calls;
 mod compact;
 mod decode;
 mod filter;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
+use super::calls::Rest;
 use super::guard::{Ended, Guarded, guarded};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
@@ -249,7 +250,9 @@ where
                 work: Work {
                     cx,
                     key,
-                    make: move |unit, slot| guarded(shared.clone(), unit, slot, |_, new| new),
+                    make: move |unit, slot| {
+                        guarded(shared.clone(), Rest { unit, slot, tried: None }, |_, new| new)
+                    },
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),
                     busy: HashMap::new(),

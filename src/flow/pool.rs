@@ -8,52 +8,40 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::guard::Ended;
-use super::slots::{Deadlines, SlotId, Slots};
+use super::calls::{Calls, Made, Rest};
+use super::guard::{Ended, Guarded};
+use super::slots::SlotId;
 use super::{Stage, StageCx, UNITS_A_POLL};
 use crate::unit::Uow;
 
-/// Works on up to so many units at once; `make` makes the future of one.
+/// Works on up to so many units at once.
 #[pin_project]
 #[must_use = "stages do nothing unless they are driven"]
-pub(crate) struct Pool<S, M, F, U> {
+pub(crate) struct Pool<S, W, U> {
     #[pin]
     above: S,
     cx: StageCx,
-    make: M,
     /// Units keep their order: after one was returned, none behind it begins.
     ordered: bool,
-    running: Slots<F>,
+    running: W,
     ready: VecDeque<Uow<U>>,
     ended: bool,
 }
 
-impl<S, M, F: Future, U> Pool<S, M, F, U> {
-    pub(crate) fn new(
-        above: S,
-        cx: StageCx,
-        width: usize,
-        deadlines: Arc<Deadlines>,
-        ordered: bool,
-        make: M,
-    ) -> Self {
-        Self {
-            above,
-            cx,
-            make,
-            ordered,
-            running: Slots::new(width, deadlines),
-            ready: VecDeque::new(),
-            ended: false,
-        }
+impl<S, W, U> Pool<S, W, U> {
+    pub(crate) fn new(above: S, cx: StageCx, ordered: bool, running: W) -> Self {
+        Self { above, cx, ordered, running, ready: VecDeque::new(), ended: false }
     }
 }
 
-impl<S, M, F, U> Stage for Pool<S, M, F, U>
+impl<S, H, N, U, C, FA, A, FR, R> Stage for Pool<S, Calls<H, S::Out, N, U, C, FA, A, FR, R>, U>
 where
     S: Stage,
-    M: FnMut(Uow<S::Out>, SlotId) -> F,
-    F: Future<Output = Ended<U>>,
+    C: Fn(S::Out, N) -> U,
+    FA: Fn(Arc<Guarded<H>>, S::Out, SlotId) -> A,
+    A: Future<Output = (S::Out, Made<N>)>,
+    FR: Fn(Arc<Guarded<H>>, Rest<S::Out>) -> R,
+    R: Future<Output = Ended<U>>,
 {
     type Out = U;
 
@@ -79,10 +67,7 @@ where
                             this.cx.returned(unit);
                             continue;
                         }
-                        let slot = this.running.next_free();
-                        if let Some(Ended::Out(unit)) =
-                            this.running.start(slot, (this.make)(unit, slot))
-                        {
+                        if let Some(Ended::Out(unit)) = this.running.start(unit) {
                             return Poll::Ready(Some(unit));
                         }
                     }

@@ -59,6 +59,12 @@ impl Deadlines {
         }
     }
 
+    /// Whether what [`Slots::ask`] asked for in slot `slot` has passed.
+    #[inline]
+    pub(crate) fn is_expired(&self, slot: SlotId) -> bool {
+        self.at[slot.index()].load(Ordering::Relaxed) == EXPIRED
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(LONGEST).min(LONGEST)
     }
@@ -159,6 +165,26 @@ impl<F: Future> Slots<F> {
         match self.free.last() {
             Some(slot) => SlotId(*slot),
             None => self.grow(),
+        }
+    }
+
+    /// Makes a free slot the one that is used next: work that ended goes on in it.
+    pub(crate) fn claim(&mut self, slot: SlotId) {
+        let place = self.free.iter().rposition(|free| *free == slot.0);
+        let place = place.expect("only a free slot is claimed");
+        let last = self.free.len() - 1;
+        self.free.swap(place, last);
+    }
+
+    /// Polls the future in slot `slot` once more when this span is over, for it to end itself. To be called
+    /// right after `start` has begun it.
+    #[inline]
+    pub(crate) fn ask(&mut self, slot: SlotId, span: Span) {
+        let at = &self.deadlines.at[slot.index()];
+        // a timer of its own goes first: it is asked for already
+        if at.load(Ordering::Relaxed) == NONE {
+            at.store(ASK | span.0, Ordering::Relaxed);
+            self.asked.push(slot.0);
         }
     }
 

@@ -224,7 +224,7 @@ impl Circuit {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn good(&self, word: u64, tick: u64, now: impl FnOnce() -> Instant) {
         let slot = &self.goods[tick as usize % SLOTS];
         let tag = tag(word, tick);

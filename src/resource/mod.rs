@@ -197,7 +197,7 @@ impl Resource {
 
     /// Admits one attempt if there is nothing that could hold it back, which needs no clock: neither a limit
     /// of concurrency or rate, nor a circuit that is not closed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn admit_at_once(&self) -> Option<Pass<'_>> {
         if self.0.permits.is_some() || self.0.rate.is_active() {
             return None;
@@ -208,6 +208,12 @@ impl Resource {
         }
     }
 
+    /// The pass that [`Pass::word`] was taken of.
+    #[inline]
+    pub(crate) fn pass(&self, word: u64) -> Pass<'_> {
+        self.0.circuit.as_ref().map_or(Pass::free(), |circuit| Pass::new(circuit, word))
+    }
+
     /// An attempt went well.
     pub(crate) fn succeeded(&self, pass: Pass<'_>, now: Instant) {
         self.0.account.add(Count::Success);
@@ -216,7 +222,7 @@ impl Resource {
     }
 
     /// As [`succeeded`](Self::succeeded), for one who knows the breaker's tick of that moment.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn succeeded_in(&self, pass: Pass<'_>, tick: u64, now: impl FnOnce() -> Instant) {
         self.0.account.add(Count::Success);
         self.0.quota.refund();

@@ -34,6 +34,13 @@ impl<'a> Pass<'a> {
         Self { circuit: None, word: 0 }
     }
 
+    /// What a pass that is no probe can be made of again.
+    #[inline]
+    pub(crate) fn word(&self) -> u64 {
+        debug_assert!(!self.is_probe(), "a probe is not to be copied");
+        self.word
+    }
+
     /// Whether it is one of the few calls that a half-open circuit lets through.
     #[inline]
     pub(super) const fn is_probe(&self) -> bool {
