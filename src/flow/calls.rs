@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project::pin_project;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::guard::{AtOnce, Ended, Guarded, Trail, Verdict, timed_out};
 use super::panicked;
@@ -120,6 +121,13 @@ struct Failed<T, U> {
     note: Note,
 }
 
+#[inline]
+fn give_back(permit: &mut Option<OwnedSemaphorePermit>) {
+    if permit.is_some() {
+        *permit = None;
+    }
+}
+
 /// The calls of one handler.
 pub(crate) struct Calls<H, T, U, V, C, FA, A, FR, R> {
     guarded: Arc<Guarded<H>>,
@@ -129,6 +137,8 @@ pub(crate) struct Calls<H, T, U, V, C, FA, A, FR, R> {
     running: Slots<Working<A, R, T, U, V>>,
     /// By slot.
     notes: Vec<Option<Note>>,
+    /// The permits of first attempts, by slot.
+    permits: Vec<Option<OwnedSemaphorePermit>>,
     failed: Vec<Failed<T, U>>,
 }
 
@@ -150,7 +160,8 @@ where
 {
     pub(crate) fn new(n: usize, guarded: Arc<Guarded<H>>, first: FA, rest: FR, keep: C) -> Self {
         let running = Slots::new(n, guarded.guard.deadlines.clone());
-        Self { guarded, first, rest, keep, running, notes: Vec::new(), failed: Vec::new() }
+        let (notes, permits, failed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { guarded, first, rest, keep, running, notes, permits, failed }
     }
 
     #[inline]
@@ -170,8 +181,12 @@ where
     #[inline]
     pub(crate) fn start(&mut self, unit: Uow<T>) -> Option<Ended<V>> {
         let slot = self.running.next_free();
+        if self.permits.len() <= slot.index() {
+            self.grow(slot);
+        }
         let guard = &self.guarded.guard;
-        let Some(admitted) = guard.admit_at_once(&unit.lineage) else {
+        let permit = &mut self.permits[slot.index()];
+        let Some(admitted) = guard.admit_at_once(&unit.lineage, permit) else {
             return self.go_on(Rest { unit, slot, tried: None });
         };
         let (value, lineage) = unit.into_parts();
@@ -180,11 +195,12 @@ where
         match self.running.start(slot, work) {
             None => {
                 self.running.ask(slot, guard.timeout);
-                self.note(slot, Note { lineage, admitted });
+                self.notes[slot.index()] = Some(Note { lineage, admitted });
                 None
             }
             Some(Done::First(value, Made::Answered(Ok(new)))) => {
                 admitted.succeeded(guard);
+                give_back(permit);
                 Some(Ended::Out(lineage.with((self.keep)(value, new))))
             }
             Some(Done::First(value, made)) => {
@@ -194,19 +210,17 @@ where
         }
     }
 
-    #[inline]
-    fn note(&mut self, slot: SlotId, note: Note) {
-        if self.notes.len() <= slot.index() {
-            self.notes.resize_with(slot.index() + 1, || None);
-        }
-        self.notes[slot.index()] = Some(note);
+    #[cold]
+    fn grow(&mut self, slot: SlotId) {
+        self.notes.resize_with(slot.index() + 1, || None);
+        self.permits.resize_with(slot.index() + 1, || None);
     }
 
     /// Polls what was woken.
     #[inline(never)]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut out: impl FnMut(SlotId, Ended<V>)) {
         loop {
-            let Self { guarded, keep, running, notes, failed, .. } = self;
+            let Self { guarded, keep, running, notes, permits, failed, .. } = self;
             running.poll(cx, |slot, done| match done {
                 Done::Rest(ended) => out(slot, ended),
                 Done::First(value, made) => {
@@ -215,6 +229,7 @@ where
                     match made {
                         Made::Answered(Ok(new)) => {
                             note.admitted.succeeded(&guarded.guard);
+                            give_back(&mut permits[slot.index()]);
                             out(slot, Ended::Out(note.lineage.with(keep(value, new))));
                         }
                         made => failed.push(Failed { slot, value, made, note }),
@@ -243,6 +258,7 @@ where
         let error = match made {
             Made::Answered(Ok(new)) => {
                 admitted.succeeded(guard);
+                give_back(&mut self.permits[slot.index()]);
                 return Some(Ended::Out(lineage.with((self.keep)(value, new))));
             }
             Made::Answered(Err(error)) => error,
@@ -251,6 +267,7 @@ where
         };
         let mut trail = None;
         let verdict = guard.failed(admitted.of(guard), &lineage, error, &mut trail);
+        give_back(&mut self.permits[slot.index()]);
         match (verdict, trail) {
             (Verdict::Again(delay), Some(trail)) => {
                 let unit = lineage.with(value);

@@ -184,10 +184,10 @@ pub(crate) struct Admitted<'a> {
 
 /// The right to make one attempt that nothing held back. Borrows nothing, so that it can be kept beside a
 /// slot; it is never a probe of the breaker's, so dropping it takes nothing from anybody.
+#[derive(Clone, Copy)]
 pub(crate) struct AtOnce {
     /// What [`Pass::word`] said.
     word: u64,
-    permit: Option<OwnedSemaphorePermit>,
     begun: Turn,
 }
 
@@ -198,10 +198,9 @@ impl AtOnce {
         let turn = lane.turn();
         let pass = guard.resource.pass(self.word);
         guard.resource.succeeded_in(pass, guard.tick(turn), || lane.instant(turn));
-        drop(self.permit);
     }
 
-    /// In the form that can be told of a failure; the permit is given back.
+    /// In the form that can be told of a failure.
     pub(crate) fn of(self, guard: &Guard) -> Admitted<'_> {
         Admitted { pass: guard.resource.pass(self.word), permit: None, begun: self.begun }
     }
@@ -241,22 +240,28 @@ impl Guard {
     }
 
     /// Lets an attempt through if nothing has to be waited for and the circuit is closed.
+    ///
+    /// A permit is put where the caller says: most resources have none, and it need not be carried about.
     #[inline(always)]
-    pub(crate) fn admit_at_once(&self, lineage: &Lineage) -> Option<AtOnce> {
+    pub(crate) fn admit_at_once(
+        &self,
+        lineage: &Lineage,
+        permit: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<AtOnce> {
         if lineage.deadline().is_none() {
             if let Some(pass) = self.resource.admit_at_once() {
-                return Some(AtOnce {
-                    word: pass.word(),
-                    permit: None,
-                    begun: self.cx.lane.turn(),
-                });
+                return Some(AtOnce { word: pass.word(), begun: self.cx.lane.turn() });
             }
         }
-        self.admit_limited(lineage)
+        self.admit_limited(lineage, permit)
     }
 
     #[inline(never)]
-    fn admit_limited(&self, lineage: &Lineage) -> Option<AtOnce> {
+    fn admit_limited(
+        &self,
+        lineage: &Lineage,
+        place: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<AtOnce> {
         let resource = &self.resource;
         let begun = self.cx.lane.turn();
         let now = self.cx.lane.instant(begun);
@@ -276,7 +281,8 @@ impl Guard {
             let _turn = rate.turnstile.try_acquire().ok()?;
             rate.admit(now).ok()?;
         }
-        Some(AtOnce { word, permit, begun })
+        *place = permit;
+        Some(AtOnce { word, begun })
     }
 
     /// Lets an attempt through if nothing has to be waited for, without a future.

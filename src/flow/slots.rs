@@ -200,7 +200,7 @@ impl<F: Future> Slots<F> {
     }
 
     /// Starts a future in the slot that `next_free` named, and polls it once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn start(&mut self, slot: SlotId, future: F) -> Option<F::Output> {
         debug_assert_eq!(self.free.last(), Some(&slot.0));
         self.futures[slot.index()].as_mut().set(Some(future));
@@ -212,7 +212,7 @@ impl<F: Future> Slots<F> {
         output
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_slot(&mut self, slot: u32) -> Option<F::Output> {
         let index = slot as usize;
         let future = self.futures[index].as_mut().as_pin_mut()?;
@@ -234,6 +234,7 @@ impl<F: Future> Slots<F> {
         }
     }
 
+    #[inline(never)]
     fn poll_and_free(&mut self, slot: u32, out: &mut impl FnMut(SlotId, F::Output)) {
         let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
         // woken once more after it was done

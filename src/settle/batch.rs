@@ -6,6 +6,7 @@
 //! older epoch, and changes nothing any more.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -77,7 +78,9 @@ pub(crate) struct LaneBatch {
 /// One record, as a unit of work refers to it.
 pub(crate) struct Ticket {
     pub(crate) batch: Arc<LaneBatch>,
-    pub(crate) index: u32,
+    /// The index of the record, and one: the zero that it never is tells a lineage of one record from the
+    /// others, so that it takes no more room than this, and travels in registers.
+    place: NonZeroU32,
     epoch: u32,
 }
 
@@ -144,7 +147,8 @@ impl LaneBatch {
         if now != 1 | epoch_bits(epoch) && !self.rearm(word, now, epoch) {
             return None;
         }
-        Some(Ticket { batch: self.clone(), index, epoch: epoch % EPOCHS })
+        let place = NonZeroU32::MIN.saturating_add(index);
+        Some(Ticket { batch: self.clone(), place, epoch: epoch % EPOCHS })
     }
 
     #[cold]
@@ -183,7 +187,7 @@ impl LaneBatch {
     }
 
     /// Whether the shard is to be told.
-    #[inline]
+    #[inline(always)]
     fn close(&self, word: u64) -> bool {
         if word & RETURNED != 0 && !self.lane.has(Flag::FINAL) {
             self.lane.halt();
@@ -216,17 +220,22 @@ fn fate_of(word: u64) -> Option<Fate> {
 
 impl Ticket {
     #[inline]
+    fn index(&self) -> usize {
+        (self.place.get() - 1) as usize
+    }
+
+    #[inline]
     pub(crate) fn record(&self) -> &Record {
-        &self.batch.batch.records[self.index as usize]
+        &self.batch.batch.records[self.index()]
     }
 
     #[inline]
     fn word(&self) -> &AtomicU64 {
-        &self.batch.states[self.index as usize]
+        &self.batch.states[self.index()]
     }
 
     /// Changes the word while the unit is of the lane's present epoch; `None` if it came too late.
-    #[inline]
+    #[inline(always)]
     fn update(&self, change: impl Fn(u64) -> u64) -> Option<u64> {
         let word = self.word();
         let mut now = word.load(Ordering::Relaxed);
@@ -252,7 +261,7 @@ impl Ticket {
     }
 
     /// Decides one part of the record, and leaves it to the caller to tell the shard; whether it has to.
-    #[inline]
+    #[inline(always)]
     fn settle_quietly(&self, fate: Fate) -> bool {
         let flag = match fate {
             Fate::Done => DONE,
@@ -271,7 +280,7 @@ impl Ticket {
     }
 
     /// The record is done: as [`settle_quietly`](Self::settle_quietly).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn done_quietly(self) -> bool {
         self.settle_quietly(Fate::Done)
     }
@@ -308,7 +317,7 @@ impl Ticket {
     }
 
     pub(crate) fn again(&self) -> Ticket {
-        Ticket { batch: self.batch.clone(), index: self.index, epoch: self.epoch }
+        Ticket { batch: self.batch.clone(), place: self.place, epoch: self.epoch }
     }
 }
 
