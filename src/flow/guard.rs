@@ -186,7 +186,7 @@ pub(crate) struct Admitted<'a> {
 /// slot; it is never a probe of the breaker's, so dropping it takes nothing from anybody.
 #[derive(Clone, Copy)]
 pub(crate) struct AtOnce {
-    /// What [`Pass::word`] said.
+    /// What the breaker said.
     word: u64,
     begun: Turn,
 }
@@ -196,8 +196,7 @@ impl AtOnce {
     pub(crate) fn succeeded(self, guard: &Guard) {
         let lane = &guard.cx.lane;
         let turn = lane.turn();
-        let pass = guard.resource.pass(self.word);
-        guard.resource.succeeded_in(pass, guard.tick(turn), || lane.instant(turn));
+        guard.resource.went_well(self.word, guard.tick(turn), || lane.instant(turn));
     }
 
     /// In the form that can be told of a failure.
@@ -208,9 +207,7 @@ impl AtOnce {
 
 impl Admitted<'_> {
     pub(crate) fn succeeded(self, guard: &Guard) {
-        let lane = &guard.cx.lane;
-        let turn = lane.turn();
-        guard.resource.succeeded_in(self.pass, guard.tick(turn), || lane.instant(turn));
+        guard.resource.succeeded(self.pass, guard.cx.lane.now());
         drop(self.permit);
     }
 }
@@ -249,8 +246,8 @@ impl Guard {
         permit: &mut Option<OwnedSemaphorePermit>,
     ) -> Option<AtOnce> {
         if lineage.deadline().is_none() {
-            if let Some(pass) = self.resource.admit_at_once() {
-                return Some(AtOnce { word: pass.word(), begun: self.cx.lane.turn() });
+            if let Some(word) = self.resource.admit_at_once() {
+                return Some(AtOnce { word, begun: self.cx.lane.turn() });
             }
         }
         self.admit_limited(lineage, permit)
@@ -271,7 +268,7 @@ impl Guard {
         let word = match resource.circuit() {
             None => 0,
             // a probe must be given back where it is dropped: that is for the slow way
-            Some(circuit) => circuit.admit_closed()?.word(),
+            Some(circuit) => circuit.admit_closed()?,
         };
         let permit = match resource.permits() {
             None => None,
@@ -287,15 +284,6 @@ impl Guard {
 
     /// Lets an attempt through if nothing has to be waited for, without a future.
     pub(crate) fn try_admit(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
-        if lineage.deadline().is_none() {
-            if let Some(pass) = self.resource.admit_at_once() {
-                return Ok(Admitted { pass, permit: None, begun: self.cx.lane.turn() });
-            }
-        }
-        self.try_admit_limited(lineage)
-    }
-
-    fn try_admit_limited(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
         let begun = self.cx.lane.turn();
         let now = self.cx.lane.instant(begun);
         let resource = &self.resource;

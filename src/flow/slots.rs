@@ -203,13 +203,22 @@ impl<F: Future> Slots<F> {
     #[inline(always)]
     pub(crate) fn start(&mut self, slot: SlotId, future: F) -> Option<F::Output> {
         debug_assert_eq!(self.free.last(), Some(&slot.0));
-        self.futures[slot.index()].as_mut().set(Some(future));
-        let output = self.poll_slot(slot.0);
-        if output.is_none() {
-            self.free.pop();
-            self.busy[slot.index() / 64] |= 1 << (slot.0 % 64);
+        let index = slot.index();
+        // before the poll and not after it: what comes out of it is large, and is handed on untouched
+        let at = &self.deadlines.at[index];
+        if at.load(Ordering::Relaxed) != NONE {
+            at.store(NONE, Ordering::Relaxed);
         }
-        output
+        let place = &mut self.futures[index];
+        place.as_mut().set(Some(future));
+        let future = place.as_mut().as_pin_mut()?;
+        if let Poll::Ready(output) = future.poll(&mut Context::from_waker(&self.wakers[index])) {
+            return Some(output);
+        }
+        self.free.pop();
+        self.busy[index / 64] |= 1 << (slot.0 % 64);
+        self.note_asked(slot.0);
+        None
     }
 
     #[inline(always)]
@@ -225,12 +234,17 @@ impl<F: Future> Slots<F> {
                 Some(output)
             }
             Poll::Pending => {
-                let at = self.deadlines.at[index].load(Ordering::Relaxed);
-                if at & ASK != 0 && at != EXPIRED {
-                    self.asked.push(slot);
-                }
+                self.note_asked(slot);
                 None
             }
+        }
+    }
+
+    #[inline]
+    fn note_asked(&mut self, slot: u32) {
+        let at = self.deadlines.at[slot as usize].load(Ordering::Relaxed);
+        if at & ASK != 0 && at != EXPIRED {
+            self.asked.push(slot);
         }
     }
 

@@ -129,11 +129,11 @@ impl Circuit {
         }
     }
 
-    /// Admits a call if the circuit is closed, which needs no clock.
+    /// Admits a call if the circuit is closed, which needs no clock: the word to book its end under.
     #[inline]
-    pub(crate) fn admit_closed(&self) -> Option<Pass<'_>> {
+    pub(crate) fn admit_closed(&self) -> Option<u64> {
         let word = self.word.load(Ordering::Acquire);
-        (BreakerState::of(word) == BreakerState::Closed).then(|| Pass::new(self, word))
+        (BreakerState::of(word) == BreakerState::Closed).then_some(word)
     }
 
     /// Admits a call, or refuses it; final, never waits.
@@ -143,7 +143,7 @@ impl Circuit {
     #[inline]
     pub(crate) fn admit(&self, now: Instant) -> Result<Pass<'_>, Refused> {
         match self.admit_closed() {
-            Some(pass) => Ok(pass),
+            Some(word) => Ok(Pass::new(self, word)),
             None => self.admit_slow(now),
         }
     }

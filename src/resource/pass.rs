@@ -34,13 +34,6 @@ impl<'a> Pass<'a> {
         Self { circuit: None, word: 0 }
     }
 
-    /// What a pass that is no probe can be made of again.
-    #[inline]
-    pub(crate) fn word(&self) -> u64 {
-        debug_assert!(!self.is_probe(), "a probe is not to be copied");
-        self.word
-    }
-
     /// Whether it is one of the few calls that a half-open circuit lets through.
     #[inline]
     pub(super) const fn is_probe(&self) -> bool {
@@ -48,20 +41,12 @@ impl<'a> Pass<'a> {
     }
 
     /// The call went well. `now` may be as coarse as the caller's turn.
-    pub(crate) fn success(self, now: Instant) {
-        let Some(circuit) = self.circuit else { return };
-        let tick = circuit.tick(now);
-        self.success_in(tick, || now);
-    }
-
-    /// As [`success`](Self::success), for one who has [the tick](Circuit::tick) of that moment already.
-    #[inline]
-    pub(crate) fn success_in(mut self, tick: u64, now: impl FnOnce() -> Instant) {
+    pub(crate) fn success(mut self, now: Instant) {
         let Some(circuit) = self.circuit else { return };
         if self.end_probe(ProbeEnd::Good) {
             return;
         }
-        circuit.good(self.word, tick, now);
+        circuit.good(self.word, circuit.tick(now), || now);
     }
 
     /// The call failed in a way that speaks of the dependency.
