@@ -67,6 +67,7 @@ pub struct Lineage(Members);
 // all of it is no larger than a ticket.
 enum Members {
     One(Ticket),
+    #[allow(clippy::box_collection)]
     Rest(Option<Box<Vec<Member>>>),
 }
 

@@ -8,7 +8,6 @@
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,15 +41,20 @@ pub(crate) struct Reader {
 pub(crate) struct Acker(Arc<AtomicU64>);
 
 impl Prebuilt {
-    /// `n` records in batches of [`BATCH`].
+    /// `n` records in batches of [`BATCH`], with a few bytes each.
     pub(crate) fn new(n: u64) -> Self {
+        Self::with(n, |_| Bytes::from_static(b"0123456789abcdef"))
+    }
+
+    /// `n` records with the payloads that `payload` makes of their positions.
+    pub(crate) fn with(n: u64, payload: impl Fn(u64) -> Bytes) -> Self {
         let (stream, shard): (Arc<str>, _) = ("events".into(), ShardId::new("0"));
         let record = |position: u64| {
             streambreaker::Record::new(
                 stream.clone(),
                 shard.clone(),
                 Position::from(position),
-                Bytes::from_static(b"0123456789abcdef"),
+                payload(position),
             )
         };
         let batches = (0..n)
@@ -59,6 +63,11 @@ impl Prebuilt {
             .collect();
         let rest = Vec::new().into_iter();
         Self { shard: Some(Reader { batches, rest }), committed: Arc::default() }
+    }
+
+    /// The batches themselves, for work by hand.
+    pub(crate) fn into_batches(self) -> Vec<Vec<streambreaker::Record>> {
+        self.shard.into_iter().flat_map(|reader| reader.batches).collect()
     }
 
     /// The last position that was committed.
@@ -134,26 +143,31 @@ pub(crate) enum Handler {
 /// The effect that a handler has.
 pub(crate) type Effect = Arc<AtomicU64>;
 
-/// The processor of the whole chain over `n` records, ready to run, and its source's committed position.
-pub(crate) fn processor(n: u64, handler: Handler) -> (Processor, Arc<AtomicU64>) {
-    processor_from(Prebuilt::new(n), handler)
+/// A processor of one pipeline, ready to run.
+pub(crate) fn processor_of<F, S>(source: Prebuilt, pipeline: F) -> Processor
+where
+    F: Fn(Flow<Input>) -> Flow<S> + Send + Sync + 'static,
+    S: Stage + Send + 'static,
+{
+    let builder = Processor::builder("cost").source(source).faults(memory::faults());
+    builder.pipeline("all", pipeline).build().expect("a valid processor")
 }
 
-/// As [`processor`], over records that are there already.
-pub(crate) fn processor_from(source: Prebuilt, handler: Handler) -> (Processor, Arc<AtomicU64>) {
+/// The processor of the whole chain over `n` records, ready to run, and its source's committed position.
+pub(crate) fn processor(n: u64, handler: Handler) -> (Processor, Arc<AtomicU64>) {
+    let source = Prebuilt::new(n);
     let committed = source.committed();
     let dependency = dependency();
     let effect = Effect::default();
-    let builder = Processor::builder("cost").source(source).faults(memory::faults());
-    let builder = match handler {
-        Handler::Ready => builder.pipeline("all", move |flow| {
+    let processor = match handler {
+        Handler::Ready => processor_of(source, move |flow| {
             let effect = effect.clone();
             flow.filter(wanted).parallel(64, &dependency, async move |r: &Received| {
                 effect.store(r.payload().len() as u64, Ordering::Relaxed);
                 Ok(())
             })
         }),
-        Handler::Yields => builder.pipeline("all", move |flow| {
+        Handler::Yields => processor_of(source, move |flow| {
             let effect = effect.clone();
             flow.filter(wanted).parallel(64, &dependency, async move |r: &Received| {
                 tokio::task::yield_now().await;
@@ -162,7 +176,7 @@ pub(crate) fn processor_from(source: Prebuilt, handler: Handler) -> (Processor, 
             })
         }),
     };
-    (builder.build().expect("a valid processor"), committed)
+    (processor, committed)
 }
 
 /// Lets every event through: an event that is filtered costs less, and is not what is measured.
@@ -188,9 +202,4 @@ pub(crate) fn run(runtime: &tokio::runtime::Runtime, n: u64, handler: Handler) {
 /// One thread, so that what is counted does not depend on the scheduling of threads.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
-}
-
-/// Runs a future on a runtime of its own.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    runtime().block_on(future)
 }

@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
 use std::ops::AsyncFn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -33,6 +34,8 @@ pub(crate) enum Made<U> {
 
 /// The first attempt on a value, which comes back with it: a retry needs it again.
 #[inline]
+// an `async fn` would hold its arguments twice
+#[allow(clippy::manual_async_fn)]
 pub(crate) fn first<T, U, H>(
     this: Arc<Guarded<H>>,
     value: T,
@@ -86,12 +89,14 @@ where
     }
 }
 
+type Makes<T, U, V> = fn() -> (T, U, V);
+
 /// A [`Work`] as a future, so that slots take it.
 #[pin_project]
 struct Working<A, R, T, U, V> {
     #[pin]
     work: Work<A, R>,
-    output: std::marker::PhantomData<fn() -> (T, U, V)>,
+    output: PhantomData<Makes<T, U, V>>,
 }
 
 impl<A, R, T, U, V> Future for Working<A, R, T, U, V>
@@ -191,7 +196,7 @@ where
         };
         let (value, lineage) = unit.into_parts();
         let first = (self.first)(self.guarded.clone(), value, slot);
-        let work = Working { work: Work::First(first), output: std::marker::PhantomData };
+        let work = Working { work: Work::First(first), output: PhantomData };
         match self.running.start(slot, work) {
             None => {
                 self.running.ask(slot, guard.timeout);
@@ -286,11 +291,41 @@ where
         let slot = rest.slot;
         let work = Work::Rest(Box::pin((self.rest)(self.guarded.clone(), rest)));
         self.running.claim(slot);
-        let work = Working { work, output: std::marker::PhantomData };
+        let work = Working { work, output: PhantomData };
         match self.running.start(slot, work) {
             Some(Done::Rest(ended)) => Some(ended),
             Some(Done::First(..)) => unreachable!("what goes on is no first attempt"),
             None => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::Received;
+
+    /// The size of the future of a first attempt of this handler.
+    fn size_of_first<H>(_: H) -> usize
+    where
+        H: AsyncFn(&Received) -> Result<(), StepError>,
+    {
+        fn size<H, A>(_: impl Fn(Arc<Guarded<H>>, Received, SlotId) -> A) -> usize {
+            size_of::<A>()
+        }
+        size(first::<Received, (), H>)
+    }
+
+    #[test]
+    fn the_future_of_a_first_attempt_stays_small() {
+        // it is copied into its slot for every unit: what the handler holds, and little more
+        let plain = size_of_first(async |_: &Received| Ok(()));
+        assert!(plain <= 120, "{plain}");
+        let holds = size_of_first(async |_: &Received| {
+            let held = [1u8; 256];
+            std::future::ready(()).await;
+            if held[0] == 1 { Ok(()) } else { Err(std::fmt::Error.into()) }
+        });
+        assert!(holds <= 120 + 256 + 16, "{holds}");
     }
 }

@@ -74,7 +74,7 @@ impl<F> Guarded<F> {
 ///
 /// One block that uses what it was given in place: an `async fn` would hold each argument twice, and a chain
 /// of them the unit once a link; all of it is copied into the slot for every unit.
-#[inline]
+#[allow(clippy::manual_async_fn)]
 pub(crate) fn guarded<T, U, V, F, C>(
     this: Arc<Guarded<F>>,
     rest: Rest<T>,

@@ -8,10 +8,10 @@ use bytes::Bytes;
 ///
 /// An empty list allocates nothing. `Debug` prints how many there are, never what they say.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(
-    // boxed, as most records have none: they are smaller for it, and dropped without a look
-    #[allow(clippy::box_collection)] Option<Box<Vec<(Box<str>, Bytes)>>>,
-);
+pub struct Headers(Option<Box<Pairs>>);
+
+// a box around it, as most records have none: they are smaller for it, and dropped without a look
+type Pairs = Vec<(Box<str>, Bytes)>;
 
 impl Headers {
     /// No headers.
