@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::bulk::{Call, Sorted, alike, sort};
 use super::guard::{Ended, Guard, NotNow, Trail, Verdict, timed_out};
 use super::plan::StagePlan;
-use super::slots::{Deadlines, Elapsed, SlotId, Slots};
+use super::slots::{Deadlines, Elapsed, SlotId, Slots, Span};
 use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL, Window, panicked};
 use crate::error::{Class, StepError};
@@ -117,7 +117,7 @@ async fn request<T, K>(
             // the call itself may panic, not only what it returns
             let write = async { writer.sink.write(&values, &mut outcomes).await };
             let write = AssertUnwindSafe(write).catch_unwind();
-            match guard.deadlines.limit(slot, resource.timeout(), write).await {
+            match guard.deadlines.limit(slot, Span::of(resource.timeout()), write).await {
                 Ok(Ok(result)) => Call::Returned(result),
                 Ok(Err(panic)) => Call::Broken(panicked(panic)),
                 Err(Elapsed) => Call::Broken(timed_out(resource.timeout())),
@@ -150,9 +150,10 @@ async fn request<T, K>(
         if failed.is_empty() {
             return;
         }
-        let noted = trail.get_or_insert_with(|| Trail::new(admitted.begun));
+        let begun = guard.cx.lane.instant(admitted.begun);
+        let noted = trail.get_or_insert_with(|| Trail::new(begun));
         let class = verdict.as_ref().map_or_else(|| failed[0].1.class(), StepError::class);
-        noted.note(guard.cx.lane.clock.now(), admitted.begun, now, class);
+        noted.note(guard.cx.lane.clock.now(), begun, now, class);
         let (left, last): (Vec<_>, Vec<_>) =
             failed.into_iter().partition(|(_, error)| error.class().is_retryable());
         for ((_, origin), error) in last {
@@ -563,7 +564,7 @@ impl<S: Stage, K> BulkWrite<S, K> {
         requests: usize,
     ) -> Self {
         let deadlines = Deadlines::new(requests);
-        let guard = Guard { cx, resource: resource.clone(), deadlines: deadlines.clone() };
+        let guard = Guard::new(cx, resource.clone(), deadlines.clone());
         let decided = Mutex::new(Decided { done: Vec::new(), keys: Vec::new() });
         Self {
             above,

@@ -34,6 +34,7 @@ use crate::settle::LaneState;
 
 pub(crate) mod bulk;
 mod bulk_write;
+mod calls;
 mod compact;
 mod decode;
 mod dedupe;

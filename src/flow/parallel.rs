@@ -3,7 +3,8 @@
 use std::ops::AsyncFn;
 use std::sync::Arc;
 
-use super::guard::{Guarded, guarded};
+use super::calls::{Calls, first};
+use super::guard::{self, Guarded};
 use super::plan::StagePlan;
 use super::pool::Pool;
 use super::slots::Deadlines;
@@ -86,13 +87,9 @@ where
         let n = self.configured().n.unwrap_or(n);
         let n = self.check_width(name, n);
         self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
-            let deadlines = Deadlines::new(n);
-            let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let shared = Arc::new(shared);
-            Pool::new(above, cx, n, deadlines, ordered, move |unit, slot| {
-                let shared = shared.clone();
-                async move { guarded(&shared, unit, slot, keep).await }
-            })
+            let guarded = Guarded::new(cx.clone(), resource.clone(), Deadlines::new(n), handler);
+            let rest = move |guarded, rest| guard::guarded(guarded, rest, keep);
+            Pool::new(above, cx, ordered, Calls::new(n, Arc::new(guarded), first, rest, keep))
         })
     }
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
+use super::calls::Rest;
 use super::guard::{Ended, Guarded, guarded};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
@@ -288,8 +289,7 @@ where
                     cx,
                     key,
                     make: move |unit, slot| {
-                        let shared = shared.clone();
-                        async move { guarded(&shared, unit, slot, keep).await }
+                        guarded(shared.clone(), Rest { unit, slot, tried: None }, keep)
                     },
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),

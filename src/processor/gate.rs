@@ -85,6 +85,10 @@ impl Gate {
             && inner.skips.contains(&(record.shard().clone(), record.position().clone()))
     }
 
+    fn skips_any(&self) -> bool {
+        !self.lock().skips.is_empty()
+    }
+
     /// Whether a suspect runs; its shard commits as soon as it is settled.
     pub(crate) fn is_busy(&self) -> bool {
         self.lock().running.is_some()
@@ -142,9 +146,15 @@ impl Gate {
 }
 
 impl GateKeeper {
-    /// Whether a batch with this record has to be gated.
-    pub(crate) fn concerns(&self, record: &Record) -> bool {
-        record.header(UNREADABLE).is_some() || self.suspects(record) || self.gate.is_skipped(record)
+    /// Whether a batch of these records has to be gated.
+    pub(crate) fn concerns(&self, records: &[Record]) -> bool {
+        // the lock once a batch, not a record: hardly ever is there anything to skip
+        let skips = self.gate.skips_any();
+        records.iter().any(|record| {
+            record.header(UNREADABLE).is_some()
+                || self.suspects(record)
+                || (skips && self.gate.is_skipped(record))
+        })
     }
 
     /// Whether the record may be what kills the process.

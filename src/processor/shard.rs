@@ -19,7 +19,9 @@ use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
 use crate::record::{Position, Record, ShardId, Timestamp};
-use crate::settle::{Batch, Fate, Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
+use crate::settle::{
+    Batch, Fate, Flag, History, LaneBatch, LaneState, Tracker, WaitsFor, are_sorted,
+};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
 /// What a shard is told.
@@ -324,7 +326,9 @@ impl Shard {
                 let total = self.core.in_flight.free(self.core.total_limits);
                 free = (free.0.min(total.0), free.1.min(total.1));
             }
-            if free.0 > 0 && free.1 > 0 {
+            // reads of a record or two cost as much as large ones: so it waits for some room
+            let least = if records > 0 { (limits.records / 16).max(1) } else { 1 };
+            if free.0 >= least && free.1 > 0 {
                 if waited {
                     for lane in &self.lanes {
                         lane.state.lower(Flag::PRESSURE | Flag::WANTED);
@@ -404,10 +408,7 @@ impl Shard {
             _ => None,
         };
         let deadline = own.into_iter().chain(self.until).min();
-        let gated = self
-            .lanes
-            .first()
-            .is_some_and(|lane| records.iter().any(|record| lane.keeper.concerns(record)));
+        let gated = self.lanes.first().is_some_and(|lane| lane.keeper.concerns(&records));
         if gated && records.iter().any(|record| self.lanes[0].keeper.suspects(record)) {
             self.progress().suspect = true;
         }
@@ -421,12 +422,13 @@ impl Shard {
                 return;
             }
             let mut history = self.history();
+            let sorted = are_sorted(&batch.records);
             let lanes: Vec<_> = self
                 .lanes
                 .iter()
                 .map(|lane| {
-                    let counts =
-                        history.reading(lane.state.pipeline.index, &batch.records, ordered);
+                    let pipeline = lane.state.pipeline.index;
+                    let counts = history.reading(pipeline, &batch.records, ordered, sorted);
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();

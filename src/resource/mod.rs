@@ -186,8 +186,37 @@ impl Resource {
         }
     }
 
+    /// Admits one attempt if there is nothing that could hold it back, which needs no clock: neither a limit
+    /// of concurrency or rate, nor a circuit that is not closed. What it yields is for
+    /// [`went_well`](Self::went_well) or [`pass`](Self::pass).
+    #[inline(always)]
+    pub(crate) fn admit_at_once(&self) -> Option<u64> {
+        if self.0.permits.is_some() || self.0.rate.is_active() {
+            return None;
+        }
+        match &self.0.circuit {
+            None => Some(0),
+            Some(circuit) => circuit.admit_closed(),
+        }
+    }
+
+    /// The pass of an attempt that was admitted while the circuit was closed.
+    pub(crate) fn pass(&self, word: u64) -> Pass<'_> {
+        self.0.circuit.as_ref().map_or(Pass::free(), |circuit| Pass::new(circuit, word))
+    }
+
+    /// As [`succeeded`](Self::succeeded), of an attempt that was admitted while the circuit was closed, for one
+    /// who knows the breaker's tick of that moment.
+    #[inline(always)]
+    pub(crate) fn went_well(&self, word: u64, tick: u64, now: impl FnOnce() -> Instant) {
+        self.0.account.add(Count::Success);
+        self.0.quota.refund();
+        if let Some(circuit) = &self.0.circuit {
+            circuit.good(word, tick, now);
+        }
+    }
+
     /// An attempt went well.
-    #[inline]
     pub(crate) fn succeeded(&self, pass: Pass<'_>, now: Instant) {
         self.0.account.add(Count::Success);
         self.0.quota.refund();

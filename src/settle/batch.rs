@@ -6,6 +6,7 @@
 //! older epoch, and changes nothing any more.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -78,7 +79,9 @@ pub(crate) struct LaneBatch {
 /// One record, as a unit of work refers to it.
 pub(crate) struct Ticket {
     pub(crate) batch: Arc<LaneBatch>,
-    pub(crate) index: u32,
+    /// The index of the record, and one: the zero that it never is tells a lineage of one record from the
+    /// others, so that it takes no more room than this, and travels in registers.
+    place: NonZeroU32,
     epoch: u32,
 }
 
@@ -108,6 +111,30 @@ impl LaneBatch {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Whether every record is settled, where that can be told without looking at each: a return that is final
+    /// closes a record too, and settles nothing.
+    pub(crate) fn is_through(&self) -> bool {
+        // in this order: who closes a record by a final return has seen the flag before
+        self.open() == 0 && !self.lane.has(Flag::FINAL)
+    }
+
+    /// How many records are done, if all count as new and every one is done or filtered: then they can be
+    /// counted together.
+    pub(crate) fn all_passed(&self) -> Option<u64> {
+        if self.counts.is_some() {
+            return None;
+        }
+        let mut done = 0;
+        for state in &self.states {
+            let word = state.load(Ordering::Acquire);
+            if word & (PARTS | FAULTED | RETURNED) != 0 {
+                return None;
+            }
+            done += u64::from(word & DONE != 0);
+        }
+        Some(done)
+    }
+
     pub(crate) fn count(&self, index: usize) -> Count {
         self.counts.as_ref().map_or(Count::New, |counts| counts[index])
     }
@@ -121,7 +148,8 @@ impl LaneBatch {
         if now != 1 | epoch_bits(epoch) && !self.rearm(word, now, epoch) {
             return None;
         }
-        Some(Ticket { batch: self.clone(), index, epoch: epoch % EPOCHS })
+        let place = NonZeroU32::MIN.saturating_add(index);
+        Some(Ticket { batch: self.clone(), place, epoch: epoch % EPOCHS })
     }
 
     #[cold]
@@ -168,10 +196,19 @@ impl LaneBatch {
         (Arc::as_ptr(self) as usize, index)
     }
 
-    fn close(&self, word: u64) {
+    /// The end of the run of settled records from `from` on, at most `end`.
+    pub(crate) fn prefix(&self, from: usize, end: usize) -> usize {
+        let settled = |state: &AtomicU64| state.load(Ordering::Acquire) & (PARTS | RETURNED) == 0;
+        let open = self.states[from..end].iter().position(|state| !settled(state));
+        open.map_or(end, |open| from + open)
+    }
+
+    /// Whether the shard is to be told.
+    #[inline(always)]
+    fn close(&self, word: u64) -> bool {
         if word & RETURNED != 0 && !self.lane.has(Flag::FINAL) {
             self.lane.halt();
-            return;
+            return false;
         }
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a record was settled twice");
@@ -179,9 +216,7 @@ impl LaneBatch {
             // the lane may wait for no more than this
             self.lane.waker.wake();
         }
-        if before == 1 || self.lane.has(Flag::WANTED) {
-            self.lane.settled();
-        }
+        before == 1 || self.lane.has(Flag::WANTED)
     }
 }
 
@@ -206,17 +241,27 @@ fn fate_of(word: u64) -> Option<Fate> {
 
 impl Ticket {
     #[inline]
+    fn index(&self) -> usize {
+        (self.place.get() - 1) as usize
+    }
+
+    /// Names its record among all that its lane works on.
+    pub(crate) fn place(&self) -> Place {
+        self.batch.place(self.place.get() - 1)
+    }
+
+    #[inline]
     pub(crate) fn record(&self) -> &Record {
-        &self.batch.batch.records[self.index as usize]
+        &self.batch.batch.records[self.index()]
     }
 
     #[inline]
     fn word(&self) -> &AtomicU64 {
-        &self.batch.states[self.index as usize]
+        &self.batch.states[self.index()]
     }
 
     /// Changes the word while the unit is of the lane's present epoch; `None` if it came too late.
-    #[inline]
+    #[inline(always)]
     fn update(&self, change: impl Fn(u64) -> u64) -> Option<u64> {
         let word = self.word();
         let mut now = word.load(Ordering::Relaxed);
@@ -246,6 +291,14 @@ impl Ticket {
 
     #[inline]
     fn decide(&self, fate: Fate, pending: u64, returns: u64) {
+        if self.decide_quietly(fate, pending, returns) {
+            self.batch.lane.settled();
+        }
+    }
+
+    /// Decides one part of the record, and leaves it to the caller to tell the shard; whether it has to.
+    #[inline(always)]
+    fn decide_quietly(&self, fate: Fate, pending: u64, returns: u64) -> bool {
         let flag = match fate {
             Fate::Done => DONE,
             Fate::Filtered => 0,
@@ -259,14 +312,23 @@ impl Ticket {
             }
             next
         });
-        if let Some(word) = changed {
-            if word & PARTS == 0 {
-                self.batch.close(word);
-            } else if fate == Fate::Returned && !self.batch.lane.has(Flag::FINAL) {
-                // its other parts go on, but nothing behind this one begins
-                self.batch.lane.halt();
+        match changed {
+            None => false,
+            Some(word) if word & PARTS == 0 => self.batch.close(word),
+            Some(_) => {
+                if fate == Fate::Returned && !self.batch.lane.has(Flag::FINAL) {
+                    // its other parts go on, but nothing behind this one begins
+                    self.batch.lane.halt();
+                }
+                false
             }
         }
+    }
+
+    /// The record is done: as [`decide_quietly`](Self::decide_quietly).
+    #[inline(always)]
+    pub(crate) fn done_quietly(self) -> bool {
+        self.decide_quietly(Fate::Done, 0, RETURNS_ONE)
     }
 
     /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled. False if
@@ -306,7 +368,7 @@ impl Ticket {
     }
 
     pub(crate) fn again(&self) -> Ticket {
-        Ticket { batch: self.batch.clone(), index: self.index, epoch: self.epoch }
+        Ticket { batch: self.batch.clone(), place: self.place, epoch: self.epoch }
     }
 }
 

@@ -190,6 +190,18 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// When a turn of a lane began: nanoseconds after the lane itself did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn(u64);
+
+impl Turn {
+    /// As a number that is never zero.
+    #[inline]
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Shared state of one lane.
 pub(crate) struct LaneState {
     pub(crate) pipeline: Arc<PipelineInfo>,
@@ -261,18 +273,35 @@ impl LaneState {
 
     /// The moment at which the present turn of the lane's task began, or its first use in it: coarse, and
     /// read once a turn.
-    #[inline]
     pub(crate) fn now(&self) -> Instant {
-        let turn = self.turn.load(Ordering::Relaxed);
-        if turn == 0 { self.read_clock() } else { self.origin + Duration::from_nanos(turn) }
+        self.instant(self.turn())
+    }
+
+    /// The same as a number, which is cheaper to keep and to compare.
+    #[inline]
+    pub(crate) fn turn(&self) -> Turn {
+        match self.turn.load(Ordering::Relaxed) {
+            0 => self.read_clock(),
+            turn => Turn(turn),
+        }
+    }
+
+    /// The moment at which a turn of this lane began.
+    pub(crate) fn instant(&self, turn: Turn) -> Instant {
+        self.origin + Duration::from_nanos(turn.0)
+    }
+
+    /// A moment as the number of a turn.
+    pub(crate) fn at(&self, moment: Instant) -> Turn {
+        let nanos = moment.saturating_duration_since(self.origin).as_nanos();
+        Turn(u64::try_from(nanos).unwrap_or(u64::MAX).max(1))
     }
 
     #[cold]
-    fn read_clock(&self) -> Instant {
-        let now = Instant::now();
-        let nanos = now.saturating_duration_since(self.origin).as_nanos();
-        self.turn.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
-        now
+    fn read_clock(&self) -> Turn {
+        let turn = self.at(Instant::now());
+        self.turn.store(turn.0, Ordering::Relaxed);
+        turn
     }
 
     /// A new turn begins.

@@ -200,7 +200,7 @@ proptest! {
             if index.index(3) == 0 {
                 if let Some(n) = sizes.next() {
                     let batch = batch(at, n);
-                    let counts = history.reading(0, &batch.records, true);
+                    let counts = history.reading(0, &batch.records, true, true);
                     let states = LaneBatch::new(batch.clone(), lane.clone(), counts);
                     tracker.push(batch, vec![states.clone()]);
                     for n in 0..n {

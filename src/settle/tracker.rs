@@ -87,16 +87,31 @@ impl History {
     }
 
     /// Counts a read, and says how each record counts in this pipeline; `None` if all are new.
+    ///
+    /// `sorted` is what [`are_sorted`] says of the records: asked once for all pipelines.
     pub(crate) fn reading(
         &mut self,
         pipeline: usize,
         records: &[Record],
         ordered: bool,
+        sorted: bool,
     ) -> Option<Box<[Count]>> {
         let back = &mut self.returned[pipeline];
         let again = &mut self.again[pipeline];
         let flying = &mut self.flying[pipeline];
         let tally = &mut self.tallies[pipeline];
+        let above = || match (&self.high[pipeline], records.first()) {
+            (Some(high), Some(first)) => first.position() > high,
+            _ => true,
+        };
+        if ordered && sorted && back.is_empty() && above() {
+            // nothing has to be looked up a record
+            tally.read += records.len() as u64;
+            if let Some(last) = records.last() {
+                self.high[pipeline] = Some(last.position().clone());
+            }
+            return None;
+        }
         let mut high = self.high[pipeline].as_ref().filter(|_| ordered);
         let mut counts: Option<Box<[Count]>> = None;
         for (index, record) in records.iter().enumerate() {
@@ -149,6 +164,11 @@ impl History {
     }
 }
 
+/// Whether positions go up from record to record.
+pub(crate) fn are_sorted(records: &[Record]) -> bool {
+    records.is_sorted_by(|a, b| a.position() < b.position())
+}
+
 fn remember(positions: &mut BTreeSet<Position>, position: &Position) {
     if positions.len() == REMEMBERED {
         positions.pop_first();
@@ -188,19 +208,34 @@ impl Entry {
                 (record.clone(), fates.fold(Fate::Filtered, worse))
             }));
         }
-        for index in (0..self.len()).filter(|index| !self.acked[*index]) {
-            self.note(index, history, false);
+        for states in &self.lanes {
+            let pipeline = states.lane.pipeline.index;
+            // most often nothing has to be remembered of any record
+            if let Some(done) = states.all_passed().filter(|_| self.acks == 0) {
+                if history.flying[pipeline].is_empty() {
+                    history.tallies[pipeline].done += done;
+                    history.tallies[pipeline].filtered += states.len() as u64 - done;
+                    continue;
+                }
+            }
+            for index in (0..self.len()).filter(|index| !self.acked[*index]) {
+                self.note_in(states, index, history, false);
+            }
         }
     }
 
     /// Counts what became of a record; once, when it leaves the tracker. `back` if it comes again whatever
     /// became of it in one of the pipelines.
     fn note(&self, index: usize, history: &mut History, back: bool) {
-        let position = self.batch.records[index].position();
         for states in &self.lanes {
-            let fate = states.fate(index).unwrap_or(Fate::Returned);
-            history.note(states.lane.pipeline.index, states.count(index), fate, position, back);
+            self.note_in(states, index, history, back);
         }
+    }
+
+    fn note_in(&self, states: &LaneBatch, index: usize, history: &mut History, back: bool) {
+        let fate = states.fate(index).unwrap_or(Fate::Returned);
+        let position = self.batch.records[index].position();
+        history.note(states.lane.pipeline.index, states.count(index), fate, position, back);
     }
 }
 
@@ -312,12 +347,18 @@ impl Tracker {
         while let Some(entry) = self.entries.front_mut() {
             let from = entry.next;
             // where every return is final nobody feeds the record again: it must not hold those behind it
-            let all = self.outcomes.is_some();
-            while entry.next < entry.len()
-                && (entry.settled(entry.next) || all && entry.decided(entry.next))
-            {
-                entry.next += 1;
+            if self.outcomes.is_some() {
+                while entry.next < entry.len()
+                    && (entry.settled(entry.next) || entry.decided(entry.next))
+                {
+                    entry.next += 1;
+                }
+            } else if entry.lanes.iter().all(|lane| lane.is_through()) {
+                // most often the lanes are through with it: then no record is looked at
+                entry.next = entry.len();
             }
+            entry.next =
+                entry.lanes.iter().fold(entry.len(), |end, lane| lane.prefix(entry.next, end));
             let moved = entry.next - from;
             self.records -= moved;
             self.settled += moved as u64;
