@@ -66,11 +66,13 @@ pub(crate) struct History {
     high: Vec<Option<Position>>,
     /// A pipeline's records that were given back, and count as returned.
     returned: Vec<BTreeSet<Position>>,
-    /// A pipeline's records that are settled here and come again because another pipeline gave them back.
+    /// A pipeline's records that are settled here and may come again: another pipeline gave them back, or the
+    /// source has not confirmed that it heard of it.
     again: Vec<BTreeSet<Position>>,
     /// A pipeline's records in flight, where positions do not order the shard: a source may give one again
     /// before it has heard of the first.
     flying: Vec<BTreeSet<Position>>,
+    unordered: bool,
     /// A pipeline's records of assignments that are over, and of retired batches.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -82,6 +84,7 @@ impl History {
             returned: vec![BTreeSet::new(); pipelines],
             again: vec![BTreeSet::new(); pipelines],
             flying: vec![BTreeSet::new(); pipelines],
+            unordered: false,
             tallies: vec![Tally::default(); pipelines],
         }
     }
@@ -93,6 +96,7 @@ impl History {
         records: &[Record],
         ordered: bool,
     ) -> Option<Box<[Count]>> {
+        self.unordered = !ordered;
         let back = &mut self.returned[pipeline];
         let again = &mut self.again[pipeline];
         let flying = &mut self.flying[pipeline];
@@ -130,20 +134,34 @@ impl History {
         counts
     }
 
-    /// Notes what became of a record in one pipeline; `back` if it comes again all the same.
+    /// The source has heard that this record is settled: it does not come again.
+    pub(crate) fn confirmed(&mut self, position: &Position) {
+        for again in &mut self.again {
+            again.remove(position);
+        }
+    }
+
+    /// Notes what became of a record in one pipeline; `back` if it may come again all the same.
     fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position, back: bool) {
         let tally = &mut self.tallies[pipeline];
-        tally.note(count, fate);
-        if count != Count::Not {
-            self.flying[pipeline].remove(position);
-        } else if fate != Fate::Returned && self.returned[pipeline].remove(position) {
-            // the other copy of it was given back: this one has settled it
+        let settled = fate != Fate::Returned;
+        // without an order several copies of a record may be in flight: the first that is settled counts, and
+        // while none is, the first that was read
+        let counts = match self.unordered {
+            true if settled || count != Count::Not => self.flying[pipeline].remove(position),
+            true => false,
+            false => count != Count::Not,
+        };
+        if counts {
+            tally.note(Count::New, fate);
+        } else if settled && count == Count::Not && self.returned[pipeline].remove(position) {
+            // another copy of it was given back
             tally.returned -= 1;
             tally.note(Count::New, fate);
         }
-        if fate == Fate::Returned && count != Count::Not {
+        if counts && !settled {
             remember(&mut self.returned[pipeline], position);
-        } else if back {
+        } else if settled && back {
             remember(&mut self.again[pipeline], position);
         }
     }
@@ -193,8 +211,8 @@ impl Entry {
         }
     }
 
-    /// Counts what became of a record; once, when it leaves the tracker. `back` if it comes again whatever
-    /// became of it in one of the pipelines.
+    /// Counts what became of a record; once, when it leaves the tracker. `back` if it may come again whatever
+    /// became of it in this pipeline or that.
     fn note(&self, index: usize, history: &mut History, back: bool) {
         let position = self.batch.records[index].position();
         for states in &self.lanes {
@@ -371,7 +389,7 @@ impl Tracker {
                 }
                 acks.push((record.position().clone(), ack));
                 // now, and not with its batch: it may come again before that is over
-                entry.note(index, history, fate == Fate::Returned);
+                entry.note(index, history, true);
                 entry.acked[index] = true;
                 entry.acks += 1;
                 self.records -= 1;
