@@ -3,6 +3,8 @@
 //! at the end. A failure prints the seed that repeats it: `SEED=17 cargo test --test random`.
 //! `SEEDS=10000` tells more stories.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,6 @@
 //! Runs a source to its end, or until told to stop.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::shard::{Command, Committed, Shard, ShardEnd, run_shard};
 use super::shutdown::Shutdown;
 use crate::record::ShardId;
 use crate::settle::Report;
-use crate::source::{BoxSource, Change, Source, SourceError};
+use crate::source::{Acker, BoxSource, Change, Reader, Source, SourceError};
 
 /// A shard that this process owns, or is giving up.
 struct Owned {
@@ -174,20 +173,15 @@ pub(crate) async fn run_source(
     report
 }
 
+type BoxChange = Change<Box<dyn Reader>, Box<dyn Acker>>;
+
 /// The next change, not before `wait`.
-fn next(
+async fn next(
     source: &mut BoxSource,
     wait: Option<Instant>,
-) -> impl Future<
-    Output = Result<
-        Option<Change<Box<dyn crate::source::Reader>, Box<dyn crate::source::Acker>>>,
-        SourceError,
-    >,
-> {
-    async move {
-        if let Some(wait) = wait {
-            tokio::time::sleep_until(wait).await;
-        }
-        source.next().await
+) -> Result<Option<BoxChange>, SourceError> {
+    if let Some(wait) = wait {
+        tokio::time::sleep_until(wait).await;
     }
+    source.next().await
 }

@@ -7,12 +7,14 @@
 
 pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
 pub use self::fate::Fate;
+pub(crate) use self::history::{History, Tally};
 pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo};
 pub use self::report::{FaultKind, Gap, PipelineReport, Report};
-pub(crate) use self::tracker::{History, Tally, Tracker};
+pub(crate) use self::tracker::Tracker;
 
 mod batch;
 mod fate;
+mod history;
 mod lane;
 mod report;
 mod tracker;
