@@ -72,6 +72,24 @@ impl<S: Stage> Flow<S> {
     /// envelope says, then by position. The older ones join its lineage and its fate.
     ///
     /// A panic of `key` is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let changes = [
+    ///     r#"{"type":"t","timestamp":2,"entity":"a","state":"new"}"#,
+    ///     r#"{"type":"t","timestamp":1,"entity":"a","state":"old"}"#,
+    /// ];
+    /// let report = run(changes, |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .compact(|event| event["entity"].to_string(), Window::items(100))
+    ///         .inspect(|event| assert_eq!(event["state"], "new"))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2); // the older one shares the fate of the newer
+    /// # }
+    /// ```
     pub fn compact<F, K>(
         mut self,
         key: F,
@@ -91,6 +109,20 @@ impl<S: Stage> Flow<S> {
 
     /// As [`compact`](Self::compact), with another idea of what is newest: the greatest `version`, the later
     /// one of equals.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run([r#"{"version":7}"#, r#"{"version":3}"#], |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .compact_by(|_| (), |event| event["version"].as_u64(), Window::items(100))
+    ///         .inspect(|event| assert_eq!(event["version"], 7))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2);
+    /// # }
+    /// ```
     pub fn compact_by<F, K, W, V>(
         mut self,
         key: F,

@@ -50,6 +50,27 @@ impl<E: DeserializeOwned> Codec<E> for Json {
 
 impl<S: Stage<Out = Received>> Flow<S> {
     /// Decodes each record with `codec`; one that cannot be decoded is a fault.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::{BoxError, Received};
+    ///
+    /// // version 1 had whole units, version 2 has hundredths
+    /// fn cents(received: &Received) -> Result<u64, BoxError> {
+    ///     let n: u64 = serde_json::from_slice(received.payload())?;
+    ///     match received.header("version").map(|version| &version[..]) {
+    ///         None | Some(b"1") => Ok(n * 100),
+    ///         Some(b"2") => Ok(n),
+    ///         Some(_) => Err("a version that nobody knows".into()),
+    ///     }
+    /// }
+    ///
+    /// let report = run(["1", "one"], |flow| flow.decode(cents)).await;
+    /// assert_eq!((report.done, report.faulted), (1, 1));
+    /// # }
+    /// ```
     pub fn decode<E, C>(self, codec: C) -> Flow<impl Stage<Out = Event<E>> + use<S, E, C>>
     where
         C: Codec<E>,
@@ -62,6 +83,23 @@ impl<S: Stage<Out = Received>> Flow<S> {
     /// bounded (128 deep, serde_json's limit).
     ///
     /// Where the envelope wraps the event proper (CloudEvents' structured mode), that is what is decoded.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// #[derive(serde::Deserialize)]
+    /// struct Order {
+    ///     amount: u64,
+    /// }
+    ///
+    /// let report = run([r#"{"amount":1}"#, "{}", "not json"], |flow| {
+    ///     flow.json::<Order>().filter(|order| order.amount > 0)
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (1, 2));
+    /// # }
+    /// ```
     pub fn json<E>(self) -> Flow<impl Stage<Out = Event<E>> + use<S, E>>
     where
         E: DeserializeOwned + Send + Sync + 'static,

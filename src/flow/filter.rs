@@ -8,6 +8,18 @@ impl<S: Stage> Flow<S> {
     /// Lets through only the units for which `keep` says so; the others end as `Filtered`.
     ///
     /// A panic of `keep` is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run(["1", "2", "3", "4"], |flow| {
+    ///     flow.json::<u64>().filter(|n| **n % 2 == 0)
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.filtered), (2, 2));
+    /// # }
+    /// ```
     pub fn filter<P>(self, keep: P) -> Flow<impl Stage<Out = S::Out> + use<S, P>>
     where
         P: Fn(&S::Out) -> bool,

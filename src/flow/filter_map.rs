@@ -8,6 +8,18 @@ impl<S: Stage> Flow<S> {
     /// Makes another value of those for which `f` has one; the others end as `Filtered`.
     ///
     /// A panic of `f` is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run(["7", "0", "2"], |flow| {
+    ///     flow.json::<u64>().filter_map(|n| 100u64.checked_div(*n))
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.filtered), (2, 1));
+    /// # }
+    /// ```
     pub fn filter_map<F, U>(self, f: F) -> Flow<impl Stage<Out = U> + use<S, F, U>>
     where
         F: Fn(S::Out) -> Option<U>,

@@ -8,6 +8,18 @@ impl<S: Stage> Flow<S> {
     /// Makes another value of each.
     ///
     /// A panic of `f` is a fault of that unit: the value is lost with it, the records are not.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run(["1", "2"], |flow| {
+    ///     flow.json::<u64>().map(|n| n.to_string()).inspect(|text| assert_eq!(text.len(), 1))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2);
+    /// # }
+    /// ```
     pub fn map<F, U>(self, f: F) -> Flow<impl Stage<Out = U> + use<S, F, U>>
     where
         F: Fn(S::Out) -> U,

@@ -79,6 +79,23 @@ impl<S: Stage<Out = Received>> Flow<S> {
     ///
     /// Asks the envelope, which looks at the outside of the event only. An event that has no type, bad JSON
     /// among them, is a fault: nobody could say that it was not for this pipeline.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let events = [r#"{"type":"order-submitted"}"#, r#"{"type":"invoice"}"#, r#"{"type":"order-x"}"#];
+    ///
+    /// let report = run(events, |flow| flow.of_type(["order-submitted", "order-changed"])).await;
+    /// assert_eq!((report.done, report.filtered), (1, 2));
+    ///
+    /// let report = run(events, |flow| flow.of_type("order-*")).await;
+    /// assert_eq!((report.done, report.filtered), (2, 1));
+    ///
+    /// let report = run(events, |flow| flow.of_type(|kind: &str| kind.len() > 8)).await;
+    /// assert_eq!((report.done, report.filtered), (1, 2));
+    /// # }
+    /// ```
     pub fn of_type<F>(self, types: F) -> Flow<impl Stage<Out = Received> + use<S, F>>
     where
         F: TypeFilter,

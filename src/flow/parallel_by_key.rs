@@ -14,7 +14,7 @@ use super::guard::{Ended, Guarded, guarded};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
 use super::timer::yield_turn;
-use super::{Flow, Stage, StageCx, UNITS_A_POLL};
+use super::{Flow, Handler, Stage, StageCx, UNITS_A_POLL};
 use crate::error::StepError;
 use crate::resource::Resource;
 use crate::unit::Uow;
@@ -242,6 +242,20 @@ where
     ///
     /// A panic of `key` is a fault of that unit; errors, panics and cancel safety of `handler` are those of
     /// [`call`](Self::call).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let db = resource("db");
+    /// let report = run(["1", "2", "3", "4"], move |flow| {
+    ///     // odd and even numbers side by side, each in order
+    ///     flow.json::<u64>().parallel_by_key(16, |n| **n % 2, &db, async |_| Ok(()))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 4);
+    /// # }
+    /// ```
     pub fn parallel_by_key<KF, K, F, U>(
         mut self,
         n: usize,
@@ -252,7 +266,7 @@ where
     where
         KF: Fn(&S::Out) -> K,
         K: Hash + Eq + Clone + Send + Sync + 'static,
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
         let n = self.check_width("parallel_by_key", n);

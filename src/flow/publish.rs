@@ -188,6 +188,25 @@ impl<S: Stage<Out = NewEvent>> Flow<S> {
     /// Ids are deterministic, the causes' ids and `traceparent` go along. In a replay nothing is published,
     /// unless [`on_replay`](Flow::on_replay) says so. To publish several events of one unit,
     /// [`split`](Self::split) it before.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::flow::NewEvent;
+    ///
+    /// let (bus, out) = (resource("bus"), Collect::new());
+    /// let target = out.clone();
+    /// let report = run([r#"{"id":"order-1","total":7}"#], move |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .try_map(|order| NewEvent::json("order-totalled", &order["total"]))
+    ///         .publish(&bus, target.clone())
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 1);
+    /// assert_eq!(out.items()[0].causation, ["order-1"]);
+    /// # }
+    /// ```
     pub fn publish<K>(
         self,
         resource: &Resource,
@@ -220,6 +239,22 @@ impl<S: Stage<Out = NewEvent>> Flow<S> {
 impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     /// Whether this write takes part in a replay. A `bulk_write` does unless told otherwise, a `publish` does
     /// not.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::flow::OnReplay;
+    ///
+    /// let (search, index) = (resource("search"), Collect::<u64>::new());
+    /// let report = run(["1"], move |flow| {
+    ///     // an index that a replay must not touch
+    ///     flow.json::<u64>().map(|n| *n).bulk_write(&search, index.clone()).on_replay(OnReplay::Mute)
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 1);
+    /// # }
+    /// ```
     pub fn on_replay(self, on_replay: OnReplay) -> Self {
         self.mute_replay(on_replay == OnReplay::Mute)
     }

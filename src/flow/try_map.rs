@@ -10,6 +10,18 @@ impl<S: Stage> Flow<S> {
     ///
     /// There is no resource and thus no retry here: an error that says it is transient returns the unit to
     /// the stream. A panic of `f` is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run([r#""17""#, r#""seventeen""#], |flow| {
+    ///     flow.json::<String>().try_map(|text| Ok(text.parse::<u64>()?))
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (1, 1));
+    /// # }
+    /// ```
     pub fn try_map<F, U>(self, f: F) -> Flow<impl Stage<Out = U> + use<S, F, U>>
     where
         F: Fn(S::Out) -> Result<U, StepError>,

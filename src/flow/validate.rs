@@ -33,6 +33,20 @@ impl<S: Stage> Flow<S> {
     /// [`validate`](Self::validate) checks the event itself.
     ///
     /// `check` may fail with any error, or with text. A panic of it is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run(["1", "2", "3"], |flow| {
+    ///     flow.json::<u64>()
+    ///         .group_by(|n| **n % 2, Window::items(10))
+    ///         .ensure(|group| if group.items.len() > 1 { Ok(()) } else { Err("an order of one line") })
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (2, 1));
+    /// # }
+    /// ```
     pub fn ensure<F, E>(self, check: F) -> Flow<impl Stage<Out = S::Out> + use<S, F, E>>
     where
         F: Fn(&S::Out) -> Result<(), E>,
@@ -47,6 +61,29 @@ impl<S: Stage> Flow<S> {
     ///
     /// `check` gets the event itself, so that it can be a method of it: `.validate(Order::check)`. It may
     /// fail with any error, or with text. A panic of it is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// #[derive(serde::Deserialize)]
+    /// struct Order {
+    ///     amount: i64,
+    /// }
+    ///
+    /// impl Order {
+    ///     fn check(&self) -> Result<(), String> {
+    ///         if self.amount > 0 { Ok(()) } else { Err(format!("an amount of {}", self.amount)) }
+    ///     }
+    /// }
+    ///
+    /// let report = run([r#"{"amount":1}"#, r#"{"amount":-1}"#], |flow| {
+    ///     flow.json::<Order>().validate(Order::check)
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (1, 1));
+    /// # }
+    /// ```
     pub fn validate<V, F, E>(self, check: F) -> Flow<impl Stage<Out = Event<V>> + use<S, V, F, E>>
     where
         S: Stage<Out = Event<V>>,
