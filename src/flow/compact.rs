@@ -2,11 +2,12 @@
 
 use std::hash::Hash;
 
-use super::gather::{Gather, Gathering};
+use super::gather::{Always, Gather, Gathering, KeyOf};
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage, Window};
+use super::{Flow, Stage, StageCx, Window};
 use crate::record::{Position, Timestamp};
-use crate::unit::Lineage;
+use crate::unit::{Lineage, Uow};
 
 struct Newest<T> {
     value: T,
@@ -67,6 +68,31 @@ impl<K, T, V: Ord> Gathering<K, (T, V)> for Greatest<T, V> {
     }
 }
 
+/// Puts its version beside each value.
+struct Versioned<W>(W);
+
+impl<T, V, W: Fn(&T) -> V> Step<T> for Versioned<W> {
+    type Out = (T, V);
+
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<(T, V)>> {
+        match cx.catch(|| (self.0)(unit.value())) {
+            Ok(version) => Some(unit.map(|value| (value, version))),
+            Err(panic) => {
+                cx.fault(unit, panic);
+                None
+            }
+        }
+    }
+}
+
+struct OfFirst<F>(F);
+
+impl<T, V, K, F: Fn(&T) -> K> KeyOf<(T, V), K> for OfFirst<F> {
+    fn key(&self, (value, _): &(T, V)) -> Option<K> {
+        Some((self.0)(value))
+    }
+}
+
 impl<S: Stage> Flow<S> {
     /// Of units that share a key within a window, only the newest goes on: by the event's time as its
     /// envelope says, then by position. The older ones join its lineage and its fate.
@@ -102,8 +128,7 @@ impl<S: Stage> Flow<S> {
     {
         self.check_window("compact", window);
         self.add(StagePlan::new("compact").lingers(window.linger), |above, cx| {
-            let key = move |value: &S::Out| Some(key(value));
-            Gather::<S, _, K, Newest<S::Out>>::new(above, cx, key, window)
+            Gather::<S, _, K, Newest<S::Out>>::new(above, cx, Always(key), window)
         })
     }
 
@@ -138,17 +163,8 @@ impl<S: Stage> Flow<S> {
     {
         self.check_window("compact_by", window);
         self.add(StagePlan::new("compact_by").lingers(window.linger), |above, cx| {
-            let versioned = super::inline::Inline::new(above, cx.clone(), move |cx, unit| match cx
-                .catch(|| version(unit.value()))
-            {
-                Ok(version) => Some(unit.map(|value| (value, version))),
-                Err(panic) => {
-                    cx.fault(unit, panic);
-                    None
-                }
-            });
-            let key = move |(value, _): &(S::Out, V)| Some(key(value));
-            Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, key, window)
+            let versioned = Inline::new(above, cx.clone(), Versioned(version));
+            Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, OfFirst(key), window)
         })
     }
 }

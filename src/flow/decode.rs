@@ -1,12 +1,14 @@
 //! `json` and `decode`: from bytes to a value.
 
+use std::marker::PhantomData;
+
 use serde::de::DeserializeOwned;
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
 use crate::error::{BoxError, Class, StepError};
-use crate::unit::{Event, Received};
+use crate::unit::{Event, Received, Uow};
 
 /// Makes a value of a record's bytes.
 ///
@@ -45,6 +47,35 @@ struct Json;
 impl<E: DeserializeOwned> Codec<E> for Json {
     fn decode(&self, received: &Received) -> Result<E, BoxError> {
         Ok(serde_json::from_slice(&received.data())?)
+    }
+}
+
+struct Decode<E, C> {
+    codec: C,
+    wanted: PhantomData<fn() -> E>,
+}
+
+impl<E, C: Codec<E>> Step<Received> for Decode<E, C> {
+    type Out = Event<E>;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<Received>) -> Option<Uow<Event<E>>> {
+        let (received, lineage) = unit.into_parts();
+        match cx.catch(|| self.codec.decode(&received)) {
+            Ok(Ok(value)) => Some(lineage.with(Event::new(value, received))),
+            Ok(Err(source)) => {
+                let error = DecodeError { wanted: std::any::type_name::<E>(), source };
+                cx.fault(
+                    lineage.with(()),
+                    StepError::new(Class::Fault, error).with_name("DecodeError"),
+                );
+                None
+            }
+            Err(panic) => {
+                cx.fault(lineage.with(()), panic);
+                None
+            }
+        }
     }
 }
 
@@ -117,24 +148,7 @@ impl<S: Stage<Out = Received>> Flow<S> {
         E: Send + Sync + 'static,
     {
         self.add(StagePlan::new(name), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| {
-                let (received, lineage) = unit.into_parts();
-                match cx.catch(|| codec.decode(&received)) {
-                    Ok(Ok(value)) => Some(lineage.with(Event::new(value, received))),
-                    Ok(Err(source)) => {
-                        let error = DecodeError { wanted: std::any::type_name::<E>(), source };
-                        cx.fault(
-                            lineage.with(()),
-                            StepError::new(Class::Fault, error).with_name("DecodeError"),
-                        );
-                        None
-                    }
-                    Err(panic) => {
-                        cx.fault(lineage.with(()), panic);
-                        None
-                    }
-                }
-            })
+            Inline::new(above, cx, Decode { codec, wanted: PhantomData })
         })
     }
 }

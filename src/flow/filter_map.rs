@@ -1,8 +1,31 @@
 //! `filter_map`: make another value of some, and keep out the others.
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
+use crate::unit::Uow;
+
+struct FilterMap<F>(F);
+
+impl<T, U, F: Fn(T) -> Option<U>> Step<T> for FilterMap<F> {
+    type Out = U;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<U>> {
+        let (value, lineage) = unit.into_parts();
+        match cx.catch(|| (self.0)(value)) {
+            Ok(Some(value)) => Some(lineage.with(value)),
+            Ok(None) => {
+                cx.filtered(lineage.with(()));
+                None
+            }
+            Err(panic) => {
+                cx.fault(lineage.with(()), panic);
+                None
+            }
+        }
+    }
+}
 
 impl<S: Stage> Flow<S> {
     /// Makes another value of those for which `f` has one; the others end as `Filtered`.
@@ -25,21 +48,6 @@ impl<S: Stage> Flow<S> {
         F: Fn(S::Out) -> Option<U>,
         U: Send + Sync + 'static,
     {
-        self.add(StagePlan::new("filter_map"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| {
-                let (value, lineage) = unit.into_parts();
-                match cx.catch(|| f(value)) {
-                    Ok(Some(value)) => Some(lineage.with(value)),
-                    Ok(None) => {
-                        cx.filtered(lineage.with(()));
-                        None
-                    }
-                    Err(panic) => {
-                        cx.fault(lineage.with(()), panic);
-                        None
-                    }
-                }
-            })
-        })
+        self.add(StagePlan::new("filter_map"), |above, cx| Inline::new(above, cx, FilterMap(f)))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::hash::Hash;
 
-use super::gather::{Gather, Gathering};
+use super::gather::{Always, Gather, Gathering, KeyOf, Maybe};
 use super::plan::StagePlan;
 use super::{Flow, Stage, Window};
 use crate::unit::{Group, Lineage};
@@ -67,7 +67,7 @@ impl<S: Stage> Flow<S> {
                 "a key that every unit has; or `group_by_some`, which faults what has none",
             );
         }
-        self.grouped("group_by", move |value: &S::Out| Some(key(value)), window)
+        self.grouped("group_by", Always(key), window)
     }
 
     /// As [`group_by`](Self::group_by), for a key that may be missing: a unit without one is a fault.
@@ -94,7 +94,7 @@ impl<S: Stage> Flow<S> {
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.grouped("group_by_some", key, window)
+        self.grouped("group_by_some", Maybe(key), window)
     }
 
     fn grouped<F, K>(
@@ -104,7 +104,7 @@ impl<S: Stage> Flow<S> {
         window: Window,
     ) -> Flow<impl Stage<Out = Group<K, S::Out>> + use<S, F, K>>
     where
-        F: Fn(&S::Out) -> Option<K>,
+        F: KeyOf<S::Out, K>,
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {

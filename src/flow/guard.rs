@@ -56,6 +56,54 @@ impl<F> Guarded<F> {
     }
 }
 
+/// A handler that is ready to work on units, and how it starts: `start` is a function, not a closure, for the
+/// reason that [`Step`](super::inline::Step) is none.
+pub(crate) struct Handling<F, C, M> {
+    shared: Arc<Guarded<F>>,
+    keep: C,
+    start: M,
+}
+
+impl<F, C: Copy, M> Handling<F, C, M> {
+    pub(crate) fn new(shared: Guarded<F>, keep: C, start: M) -> Self {
+        Self { shared: Arc::new(shared), keep, start }
+    }
+
+    /// The future that works on one unit in slot `slot`.
+    #[inline]
+    pub(crate) fn start<T, W>(&self, unit: Uow<T>, slot: SlotId) -> W
+    where
+        M: Fn(Arc<Guarded<F>>, Uow<T>, SlotId, C) -> W,
+    {
+        (self.start)(self.shared.clone(), unit, slot, self.keep)
+    }
+}
+
+/// How [`Handling`] starts. Its future names the value, and nothing of the stage that it came from.
+#[inline]
+pub(crate) fn work<T, U, V, F, C>(
+    shared: Arc<Guarded<F>>,
+    unit: Uow<T>,
+    slot: SlotId,
+    keep: C,
+) -> impl Future<Output = Ended<V>> + use<T, U, V, F, C>
+where
+    F: AsyncFn(&T) -> Result<U, StepError>,
+    C: Fn(T, U) -> V,
+{
+    async move { guarded(&shared, unit, slot, keep).await }
+}
+
+/// Keeps what the handler returned.
+pub(crate) fn new_only<T, U>(_: T, new: U) -> U {
+    new
+}
+
+/// Keeps both.
+pub(crate) fn both<T, U>(old: T, new: U) -> (T, U) {
+    (old, new)
+}
+
 /// Works on one unit until it is decided.
 #[inline]
 pub(crate) async fn guarded<T, U, V, F, C>(

@@ -1,8 +1,26 @@
 //! `inspect`: look at each value on its way.
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
+use crate::unit::Uow;
+
+struct Inspect<F>(F);
+
+impl<T, F: Fn(&T)> Step<T> for Inspect<F> {
+    type Out = T;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<T>> {
+        match cx.catch(|| (self.0)(unit.value())) {
+            Ok(()) => Some(unit),
+            Err(panic) => {
+                cx.fault(unit, panic);
+                None
+            }
+        }
+    }
+}
 
 impl<S: Stage> Flow<S> {
     /// Looks at each value on its way. A panic of `f` is a fault of that unit.
@@ -30,14 +48,6 @@ impl<S: Stage> Flow<S> {
     where
         F: Fn(&S::Out),
     {
-        self.add(StagePlan::new("inspect"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| match cx.catch(|| f(unit.value())) {
-                Ok(()) => Some(unit),
-                Err(panic) => {
-                    cx.fault(unit, panic);
-                    None
-                }
-            })
-        })
+        self.add(StagePlan::new("inspect"), |above, cx| Inline::new(above, cx, Inspect(f)))
     }
 }

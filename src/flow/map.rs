@@ -1,8 +1,27 @@
 //! `map`: make another value of each.
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
+use crate::unit::Uow;
+
+struct Map<F>(F);
+
+impl<T, U, F: Fn(T) -> U> Step<T> for Map<F> {
+    type Out = U;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<U>> {
+        let (value, lineage) = unit.into_parts();
+        match cx.catch(|| (self.0)(value)) {
+            Ok(value) => Some(lineage.with(value)),
+            Err(panic) => {
+                cx.fault(lineage.with(()), panic);
+                None
+            }
+        }
+    }
+}
 
 impl<S: Stage> Flow<S> {
     /// Makes another value of each.
@@ -25,17 +44,6 @@ impl<S: Stage> Flow<S> {
         F: Fn(S::Out) -> U,
         U: Send + Sync + 'static,
     {
-        self.add(StagePlan::new("map"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| {
-                let (value, lineage) = unit.into_parts();
-                match cx.catch(|| f(value)) {
-                    Ok(value) => Some(lineage.with(value)),
-                    Err(panic) => {
-                        cx.fault(lineage.with(()), panic);
-                        None
-                    }
-                }
-            })
-        })
+        self.add(StagePlan::new("map"), |above, cx| Inline::new(above, cx, Map(f)))
     }
 }

@@ -1,9 +1,8 @@
 //! `call`, `parallel` and `with`: call a dependency through its guards.
 
 use std::ops::AsyncFn;
-use std::sync::Arc;
 
-use super::guard::{Guarded, guarded};
+use super::guard::{Guarded, Handling, both, new_only, work};
 use super::plan::StagePlan;
 use super::pool::Pool;
 use super::slots::Deadlines;
@@ -47,7 +46,7 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.pool("call", 1, true, resource, handler, |_, new| new)
+        self.pool("call", 1, true, resource, handler, new_only)
     }
 
     /// Calls `handler` for up to `n` units at once, through the guards of `resource`; what it returns goes on, in
@@ -84,7 +83,7 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.pool("parallel", n, false, resource, handler, |_, new| new)
+        self.pool("parallel", n, false, resource, handler, new_only)
     }
 
     /// Calls `handler` for up to `n` units at once, and keeps the value beside what it returned: look up, then
@@ -119,7 +118,7 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.pool("with", n, false, resource, handler, |old, new| (old, new))
+        self.pool("with", n, false, resource, handler, both)
     }
 
     fn pool<F, U, V, C>(
@@ -138,12 +137,9 @@ where
         let n = self.check_width(name, n);
         self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);
-            let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let shared = Arc::new(shared);
-            Pool::new(above, cx, n, deadlines, ordered, move |unit, slot| {
-                let shared = shared.clone();
-                async move { guarded(&shared, unit, slot, keep).await }
-            })
+            let guarded = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
+            let make = Handling::new(guarded, keep, work::<S::Out, U, V, F, C>);
+            Pool::new(above, cx, n, deadlines, ordered, make)
         })
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::guard::{Ended, Guarded, guarded};
+use super::guard::{Ended, Guarded, Handling, new_only, work};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
 use super::timer::yield_turn;
@@ -49,11 +49,12 @@ struct Work<T, KF, K, M, F, U> {
     finished: Vec<(SlotId, Ended<U>)>,
 }
 
-impl<T, KF, K, M, F, U> Work<T, KF, K, M, F, U>
+impl<T, KF, K, H, C, M, F, U> Work<T, KF, K, Handling<H, C, M>, F, U>
 where
     KF: Fn(&T) -> K,
     K: Hash + Eq + Clone,
-    M: FnMut(Uow<T>, SlotId) -> F,
+    C: Copy,
+    M: Fn(Arc<Guarded<H>>, Uow<T>, SlotId, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     fn has_room(&self) -> bool {
@@ -87,7 +88,7 @@ where
             }
         }
         let slot = self.running.next_free();
-        match self.running.start(slot, (self.make)(unit, slot)) {
+        match self.running.start(slot, self.make.start(unit, slot)) {
             Some(Ended::Out(unit)) => self.ready.push_back(unit),
             Some(Ended::Faulted) => {}
             Some(Ended::Returned) => {
@@ -129,7 +130,7 @@ where
             };
             self.waiting -= 1;
             let slot = self.running.next_free();
-            match self.running.start(slot, (self.make)(unit, slot)) {
+            match self.running.start(slot, self.make.start(unit, slot)) {
                 Some(ended) => {
                     self.keep(slot, key);
                     self.finished.push((slot, ended));
@@ -160,12 +161,13 @@ where
     }
 }
 
-impl<S, KF, K, M, F, U> Stage for ByKey<S, KF, K, M, F, U>
+impl<S, KF, K, H, C, M, F, U> Stage for ByKey<S, KF, K, Handling<H, C, M>, F, U>
 where
     S: Stage,
     KF: Fn(&S::Out) -> K,
     K: Hash + Eq + Clone,
-    M: FnMut(Uow<S::Out>, SlotId) -> F,
+    C: Copy,
+    M: Fn(Arc<Guarded<H>>, Uow<S::Out>, SlotId, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     type Out = U;
@@ -272,17 +274,14 @@ where
         let n = self.check_width("parallel_by_key", n);
         self.add(StagePlan::new("parallel_by_key").calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);
-            let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let shared = Arc::new(shared);
+            let guarded = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
+            let make = Handling::new(guarded, new_only, work::<S::Out, U, U, F, _>);
             ByKey {
                 above,
                 work: Work {
                     cx,
                     key,
-                    make: move |unit, slot| {
-                        let shared = shared.clone();
-                        async move { guarded(&shared, unit, slot, |_, new| new).await }
-                    },
+                    make,
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),
                     busy: HashMap::new(),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::guard::Ended;
+use super::guard::{Ended, Guarded, Handling};
 use super::slots::{Deadlines, SlotId, Slots};
 use super::timer::yield_turn;
 use super::{Stage, StageCx, UNITS_A_POLL};
@@ -70,10 +70,11 @@ fn finish<F: Future<Output = Ended<U>>, U>(
     });
 }
 
-impl<S, M, F, U> Stage for Pool<S, M, F, U>
+impl<S, H, C, M, F, U> Stage for Pool<S, Handling<H, C, M>, F, U>
 where
     S: Stage,
-    M: FnMut(Uow<S::Out>, SlotId) -> F,
+    C: Copy,
+    M: Fn(Arc<Guarded<H>>, Uow<S::Out>, SlotId, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     type Out = U;
@@ -102,7 +103,7 @@ where
                             continue;
                         }
                         let slot = this.running.next_free();
-                        match this.running.start(slot, (this.make)(unit, slot)) {
+                        match this.running.start(slot, this.make.start(unit, slot)) {
                             Some(Ended::Out(unit)) => return Poll::Ready(Some(unit)),
                             Some(Ended::Returned) => *this.stopped |= this.cx.keeps_order(),
                             Some(Ended::Faulted) | None => {}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
 use super::{BulkWrite, Flow, Stage, StageCx};
 use crate::error::{Class, StepError};
@@ -182,6 +182,23 @@ pub enum OnReplay {
 /// The stage of [`Flow::publish`]: a [`BulkWrite`] of publications.
 pub type Publish<S, K> = BulkWrite<S, K>;
 
+struct Publications;
+
+impl Step<NewEvent> for Publications {
+    type Out = Publication;
+
+    fn step(&mut self, cx: &StageCx, unit: Uow<NewEvent>) -> Option<Uow<Publication>> {
+        let (new, lineage) = unit.into_parts();
+        if serde_json::from_slice::<&RawValue>(&new.body).is_err() {
+            let error = StepError::new(Class::Fault, "the body of the event is not JSON");
+            cx.fault(lineage.with(()), error.with_name("BodyNotJson"));
+            return None;
+        }
+        let publication = Publication::new(cx, new, &lineage);
+        Some(lineage.with(publication))
+    }
+}
+
 impl<S: Stage<Out = NewEvent>> Flow<S> {
     /// Publishes the events, in bulk as [`bulk_write`](Self::bulk_write) does, through the guards of `resource`.
     ///
@@ -218,16 +235,7 @@ impl<S: Stage<Out = NewEvent>> Flow<S> {
         // one stage in the plan: what makes the publications has no name of its own
         let id = u16::try_from(self.cx.plan.len()).unwrap_or(u16::MAX);
         let cx = StageCx { lane: self.cx.lane.clone(), id };
-        let publications = Inline::new(self.stage, cx, |cx: &StageCx, unit: Uow<NewEvent>| {
-            let (new, lineage) = unit.into_parts();
-            if serde_json::from_slice::<&RawValue>(&new.body).is_err() {
-                let error = StepError::new(Class::Fault, "the body of the event is not JSON");
-                cx.fault(lineage.with(()), error.with_name("BodyNotJson"));
-                return None;
-            }
-            let publication = Publication::new(cx, new, &lineage);
-            Some(lineage.with(publication))
-        });
+        let publications = Inline::new(self.stage, cx, Publications);
         let mut flow = Flow { stage: publications, cx: self.cx }.bulk_write(resource, sink);
         if let Some(plan) = flow.cx.plan.last_mut() {
             *plan = StagePlan { combinator: "publish", ..plan.clone() };

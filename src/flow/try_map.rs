@@ -1,9 +1,28 @@
 //! `try_map`: make another value of each, or say what is wrong with it.
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
 use crate::error::StepError;
+use crate::unit::Uow;
+
+struct TryMap<F>(F);
+
+impl<T, U, F: Fn(T) -> Result<U, StepError>> Step<T> for TryMap<F> {
+    type Out = U;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<U>> {
+        let (value, lineage) = unit.into_parts();
+        match cx.catch(|| (self.0)(value)).and_then(|result| result) {
+            Ok(value) => Some(lineage.with(value)),
+            Err(error) => {
+                cx.fault(lineage.with(()), error);
+                None
+            }
+        }
+    }
+}
 
 impl<S: Stage> Flow<S> {
     /// Makes another value of each; an error is a fault of that unit.
@@ -27,17 +46,6 @@ impl<S: Stage> Flow<S> {
         F: Fn(S::Out) -> Result<U, StepError>,
         U: Send + Sync + 'static,
     {
-        self.add(StagePlan::new("try_map"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| {
-                let (value, lineage) = unit.into_parts();
-                match cx.catch(|| f(value)).and_then(|result| result) {
-                    Ok(value) => Some(lineage.with(value)),
-                    Err(error) => {
-                        cx.fault(lineage.with(()), error);
-                        None
-                    }
-                }
-            })
-        })
+        self.add(StagePlan::new("try_map"), |above, cx| Inline::new(above, cx, TryMap(f)))
     }
 }

@@ -1,6 +1,6 @@
 //! `validate` and `ensure`: check values as the events flow, not up front.
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
 use super::{Flow, Stage, StageCx};
 use crate::error::{BoxError, ResultExt, StepError};
@@ -28,6 +28,28 @@ fn checked<T, E: Into<BoxError>>(
     }
 }
 
+struct Ensure<F>(F);
+
+impl<T, E: Into<BoxError>, F: Fn(&T) -> Result<(), E>> Step<T> for Ensure<F> {
+    type Out = T;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<T>> {
+        checked(cx, unit, &self.0)
+    }
+}
+
+struct Validate<F>(F);
+
+impl<V, E: Into<BoxError>, F: Fn(&V) -> Result<(), E>> Step<Event<V>> for Validate<F> {
+    type Out = Event<V>;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<Event<V>>) -> Option<Uow<Event<V>>> {
+        checked(cx, unit, |event: &Event<V>| (self.0)(event))
+    }
+}
+
 impl<S: Stage> Flow<S> {
     /// Checks each value; an error is a fault of that unit. For flows of events,
     /// [`validate`](Self::validate) checks the event itself.
@@ -52,9 +74,7 @@ impl<S: Stage> Flow<S> {
         F: Fn(&S::Out) -> Result<(), E>,
         E: Into<BoxError>,
     {
-        self.add(StagePlan::new("ensure"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| checked(cx, unit, &check))
-        })
+        self.add(StagePlan::new("ensure"), |above, cx| Inline::new(above, cx, Ensure(check)))
     }
 
     /// Checks each event; an error is a fault of that unit.
@@ -90,10 +110,6 @@ impl<S: Stage> Flow<S> {
         F: Fn(&V) -> Result<(), E>,
         E: Into<BoxError>,
     {
-        self.add(StagePlan::new("validate"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| {
-                checked(cx, unit, |event: &Event<V>| check(event))
-            })
-        })
+        self.add(StagePlan::new("validate"), |above, cx| Inline::new(above, cx, Validate(check)))
     }
 }
