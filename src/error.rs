@@ -249,6 +249,12 @@ impl Error for Carried {
 fn short_name<E: ?Sized>() -> &'static str {
     let full = std::any::type_name::<E>();
     let bare = full.split('<').next().unwrap_or(full);
+    match bare {
+        // how a text is held says nothing about what went wrong; nor does the box around an error
+        "&str" | "alloc::string::String" | "alloc::borrow::Cow" => return "Text",
+        "alloc::boxed::Box" => return "Boxed",
+        _ => {}
+    }
     let Some((path, last)) = bare.rsplit_once("::") else { return full };
     if last != "Error" {
         return &full[path.len() + 2..];
@@ -432,6 +438,10 @@ mod tests {
         );
         assert_eq!(step(Err::<(), _>(std::fmt::Error).fault()).name(), "fmt::Error");
         assert_eq!(step("x".parse::<u8>().fault()).name(), "ParseIntError");
+        assert_eq!(step(Err::<(), _>("text").fault()).name(), "Text");
+        assert_eq!(step(Err::<(), _>(String::from("text")).fault()).name(), "Text");
+        let boxed: BoxError = Box::new(Unknown(1));
+        assert_eq!(step(Err::<(), _>(boxed).fault()).name(), "Boxed");
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl From<SystemTime> for Timestamp {
 
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with microseconds, for example `2013-01-01T10:17:00.000000Z`. Years outside
-    /// 0 to 9999 are printed with a sign and as many digits as they need.
+    /// 0 to 9999 are printed with a sign, and with as many digits as they need, four at least.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (secs, micros) = (self.0.div_euclid(1_000_000), self.0.rem_euclid(1_000_000));
         let (days, sec) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
@@ -122,7 +122,7 @@ impl fmt::Display for Timestamp {
         if (0..=9999).contains(&year) {
             write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{micros:06}Z")
         } else {
-            write!(f, "{year:+}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{micros:06}Z")
+            write!(f, "{year:+05}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{micros:06}Z")
         }
     }
 }

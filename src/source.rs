@@ -90,7 +90,10 @@ impl Caps {
 }
 
 /// Why a source could not be read.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` and `Display` leave out the error of the transport, which may hold secrets (an address with a
+/// password): it is the [`source`](std::error::Error::source).
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
     /// It may go better next time: tried again after a backoff, for as long as the processor runs.
@@ -99,6 +102,15 @@ pub enum SourceError {
     /// It will not go better: the processor drains and ends with this error.
     #[error("the source cannot be read")]
     Fatal(#[source] BoxError),
+}
+
+impl fmt::Debug for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SourceError::Transient(_) => "SourceError::Transient",
+            SourceError::Fatal(_) => "SourceError::Fatal",
+        })
+    }
 }
 
 impl SourceError {
@@ -114,7 +126,9 @@ impl SourceError {
 }
 
 /// Why a commit did not happen. Whatever it is, the commit counts as not done.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` and `Display` leave out the error of the transport, as those of [`SourceError`].
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
     /// Tried again, with what is settled by then.
@@ -123,6 +137,15 @@ pub enum CommitError {
     /// The shard belongs to someone else by now: it is given up at once.
     #[error("the shard belongs to another owner")]
     Fenced,
+}
+
+impl fmt::Debug for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CommitError::Transient(_) => "CommitError::Transient",
+            CommitError::Fenced => "CommitError::Fenced",
+        })
+    }
 }
 
 impl CommitError {
@@ -338,6 +361,9 @@ impl Acker for Box<dyn Acker> {
 
 /// A source whose type has been erased, as the processor holds it.
 pub type BoxSource = Box<dyn Source<Reader = Box<dyn Reader>, Acker = Box<dyn Acker>>>;
+
+/// What a [`BoxSource`] tells of its ownership.
+pub(crate) type BoxChange = Change<Box<dyn Reader>, Box<dyn Acker>>;
 
 #[async_trait]
 impl Source for BoxSource {

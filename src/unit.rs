@@ -63,11 +63,32 @@ impl<T> fmt::Debug for Uow<T> {
 #[must_use = "a lineage that is dropped undecided returns its records to the stream"]
 pub struct Lineage(Members);
 
-// The enum inside, the `Drop` outside: an enum that implements `Drop` cannot be taken apart.
+// The enum inside, the `Drop` outside: an enum that implements `Drop` cannot be taken apart. Boxed, so that
+// all of it is no larger than a ticket.
 enum Members {
-    None,
     One(Ticket),
-    Many(Vec<Member>),
+    #[allow(clippy::box_collection)]
+    Rest(Option<Box<Vec<Member>>>),
+}
+
+impl Members {
+    const NONE: Self = Self::Rest(None);
+
+    fn many(members: Vec<Member>) -> Self {
+        Self::Rest(if members.is_empty() { None } else { Some(Box::new(members)) })
+    }
+
+    #[inline]
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::NONE)
+    }
+
+    fn parts(&self) -> (Option<&Ticket>, &[Member]) {
+        match self {
+            Self::One(ticket) => (Some(ticket), &[]),
+            Self::Rest(members) => (None, members.as_ref().map_or(&[], |members| members)),
+        }
+    }
 }
 
 /// A record, or a part of one.
@@ -88,7 +109,7 @@ impl Lineage {
         for mut lineage in lineages {
             lineage.take_into(&mut all);
         }
-        Self(if all.is_empty() { Members::None } else { Members::Many(all) })
+        Self(Members::many(all))
     }
 
     /// Pairs a value with this lineage.
@@ -99,21 +120,15 @@ impl Lineage {
 
     /// The records, in order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        let (one, many) = match &self.0 {
-            Members::None => (None, &[][..]),
-            Members::One(ticket) => (Some(ticket.record()), &[][..]),
-            Members::Many(members) => (None, &members[..]),
-        };
-        one.into_iter().chain(many.iter().map(|member| member.ticket.record()))
+        let (one, many) = self.0.parts();
+        let many = many.iter().map(|member| member.ticket.record());
+        one.map(Ticket::record).into_iter().chain(many)
     }
 
     /// How many records there are.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Members::None => 0,
-            Members::One(_) => 1,
-            Members::Many(members) => members.len(),
-        }
+        let (one, many) = self.0.parts();
+        usize::from(one.is_some()) + many.len()
     }
 
     /// Whether there are none.
@@ -123,20 +138,19 @@ impl Lineage {
 
     pub(crate) fn members(&self) -> impl Iterator<Item = (&Ticket, &PartPath)> {
         const WHOLE: &PartPath = &PartPath::whole();
-        let (one, many) = match &self.0 {
-            Members::None => (None, &[][..]),
-            Members::One(ticket) => (Some((ticket, WHOLE)), &[][..]),
-            Members::Many(members) => (None, &members[..]),
-        };
+        let (one, many) = self.0.parts();
+        let one = one.map(|ticket| (ticket, WHOLE));
         one.into_iter().chain(many.iter().map(|member| (&member.ticket, &member.part)))
     }
 
     pub(crate) fn first(&self) -> Option<&Ticket> {
-        match &self.0 {
-            Members::None => None,
-            Members::One(ticket) => Some(ticket),
-            Members::Many(members) => members.first().map(|member| &member.ticket),
-        }
+        let (one, many) = self.0.parts();
+        one.or_else(|| many.first().map(|member| &member.ticket))
+    }
+
+    /// Names its first record among all that its lane works on.
+    pub(crate) fn place(&self) -> Option<crate::settle::Place> {
+        self.first().map(|ticket| ticket.place())
     }
 
     /// How often the most returned of its records has been returned.
@@ -148,10 +162,10 @@ impl Lineage {
     #[inline]
     pub(crate) fn deadline(&self) -> Option<tokio::time::Instant> {
         match &self.0 {
-            Members::None => None,
             Members::One(ticket) => ticket.batch.batch.deadline,
-            Members::Many(members) => {
-                members.iter().filter_map(|member| member.ticket.batch.batch.deadline).min()
+            Members::Rest(_) => {
+                let (_, many) = self.0.parts();
+                many.iter().filter_map(|member| member.ticket.batch.batch.deadline).min()
             }
         }
     }
@@ -162,26 +176,24 @@ impl Lineage {
     }
 
     fn take_into(&mut self, all: &mut Vec<Member>) {
-        match std::mem::replace(&mut self.0, Members::None) {
-            Members::None => {}
+        match self.0.take() {
             Members::One(ticket) => all.push(Member { ticket, part: PartPath::whole() }),
-            Members::Many(members) => all.extend(members),
+            Members::Rest(members) => all.extend(members.into_iter().flat_map(|many| *many)),
         }
     }
 
     /// Adds the records of another at the end.
     pub(crate) fn append(&mut self, mut other: Lineage) {
-        let mut all = match std::mem::replace(&mut self.0, Members::None) {
-            Members::Many(members) => members,
+        let mut all = match self.0.take() {
+            Members::Rest(members) => members.unwrap_or_default(),
             Members::One(ticket) => {
-                let mut all = Vec::with_capacity(4);
+                let mut all = Box::new(Vec::with_capacity(4));
                 all.push(Member { ticket, part: PartPath::whole() });
                 all
             }
-            Members::None => Vec::new(),
         };
         other.take_into(&mut all);
-        self.0 = Members::Many(all);
+        self.0 = Members::Rest(if all.is_empty() { None } else { Some(all) });
     }
 
     /// Decides all records.
@@ -190,17 +202,48 @@ impl Lineage {
         self.decide_in_place(fate);
     }
 
-    #[inline]
+    /// All records are done. Leaves it to the caller to tell the shard, once for many units: whether it has to.
+    #[inline(always)]
+    pub(crate) fn done_quietly(mut self) -> bool {
+        let members = self.0.take();
+        // nothing is left in it that a drop could return: spares each unit a look
+        std::mem::forget(self);
+        match members {
+            Members::One(ticket) => ticket.done_quietly(),
+            Members::Rest(members) => {
+                Lineage(Members::Rest(members)).decide(Fate::Done);
+                false
+            }
+        }
+    }
+
     fn decide_in_place(&mut self, fate: Fate) {
-        match std::mem::replace(&mut self.0, Members::None) {
+        match self.0.take() {
             Members::One(ticket) => ticket.settle(fate),
-            Members::None => {}
-            Members::Many(members) => {
-                for member in &members {
+            Members::Rest(members) => {
+                for member in members.into_iter().flat_map(|many| *many) {
                     member.ticket.settle(fate);
                 }
             }
         }
+    }
+
+    /// Gives all records back for a reason that is not theirs: that does not count as a return.
+    pub(crate) fn put_back(mut self) {
+        self.put_back_in_place();
+    }
+
+    fn put_back_in_place(&mut self) {
+        let mut members = Vec::new();
+        self.take_into(&mut members);
+        for member in &members {
+            member.ticket.put_back();
+        }
+    }
+
+    /// Whether all of it belongs to another flow by now: nothing that becomes of it changes anything.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.is_empty() && self.members().all(|(ticket, _)| ticket.is_late())
     }
 
     /// The same records as `n` lineages: each record is decided when all of them are. `None`, and the
@@ -217,7 +260,7 @@ impl Lineage {
                         earlier.ticket.settle(Fate::Filtered);
                     }
                 }
-                return Err(Lineage(Members::Many(own)));
+                return Err(Lineage(Members::many(own)));
             }
         }
         Ok((0..n)
@@ -226,7 +269,7 @@ impl Lineage {
                     ticket: member.ticket.again(),
                     part: member.part.part(index),
                 };
-                Lineage(Members::Many(own.iter().map(part).collect()))
+                Lineage(Members::many(own.iter().map(part).collect()))
             })
             .collect())
     }
@@ -247,24 +290,32 @@ impl Lineage {
             Some(ticket) => ticket.batch.lane.clone(),
             None => return,
         };
-        if lane.has(Flag::CLOSING | Flag::LOST | Flag::FATAL) {
-            self.decide_in_place(Fate::Returned);
+        if lane.has(Flag::CLOSING | Flag::LOST | Flag::FATAL) || self.is_late() {
+            self.put_back_in_place();
             return;
+        }
+        if std::thread::panicking() {
+            // user code went down with the unit in its hands: that is known, not a mystery to be tried again
+            let lineage = Lineage(self.0.take());
+            return crate::fault::dropped_in_panic(&lane, lineage);
         }
         let mut again = false;
         for (ticket, _) in self.members() {
             again |= ticket.mark_dropped();
         }
-        let lineage = Lineage(std::mem::replace(&mut self.0, Members::None));
+        let lineage = Lineage(self.0.take());
         if again {
             crate::fault::dropped_twice(&lane, lineage);
         } else {
-            tracing::warn!(
-                target: "streambreaker::lane",
-                pipeline = %lane.pipeline.name,
-                shard = %lane.shard,
-                "a unit of work was dropped undecided; its records are returned",
-            );
+            if let Some(count) = lane.pipeline.lines.dropped.due() {
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    shard = %lane.shard,
+                    count,
+                    "a unit of work was dropped undecided; its records are returned",
+                );
+            }
             lineage.decide(Fate::Returned);
         }
     }
@@ -273,7 +324,7 @@ impl Lineage {
 impl Drop for Lineage {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.0, Members::None) {
+        if !matches!(self.0, Members::Rest(None)) {
             self.dropped();
         }
     }

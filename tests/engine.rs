@@ -251,7 +251,7 @@ async fn s5_a_drain_settles_what_is_in_flight_and_commits_it() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     trigger.pull();
     let report = run.await.unwrap().unwrap();
-    assert!(report.drained, "{report}");
+    assert!(report.drained && report.stopped, "{report}");
     assert_eq!(report.pipelines["all"].done, 100);
     assert!(stream.is_settled("g"));
 }
@@ -304,4 +304,48 @@ async fn f9_a_panic_is_a_fault_of_its_unit() {
     let report = processor.run(Shutdown::never()).await.unwrap();
     assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (6, 4), "{report}");
     assert!(faults.events().iter().all(|e| e.class == Class::Panic));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finite_batch_above_the_in_flight_limit_ends_although_its_head_is_returned() {
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .build()
+        .unwrap();
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .in_flight(10, 1 << 20)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(4, &db, async |n: &Event<u64>| match **n {
+                0 => Err("down").transient(),
+                _ => Ok(()),
+            })
+        })
+        .build()
+        .unwrap();
+    let records = (0..100u64).map(|n| Record::new("s", "0", Position::from(n), n.to_string()));
+    let outcome = processor.process(records).await;
+    assert_eq!((outcome.settled.len(), outcome.returned.len()), (99, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_a_paused_pipeline_does_not_hold_the_drain() {
+    let stream = numbers(10, 1);
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let by = streambreaker::By::new("ada", "a test");
+    processor.handle().pause("all", &by).unwrap();
+    let began = tokio::time::Instant::now();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(7));
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].returned), (0, 10));
 }

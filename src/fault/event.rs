@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -220,12 +221,21 @@ pub struct FaultError {
     pub stack: String,
 }
 
+/// What the path of every source file of this crate begins with, as the compiler was given it.
+fn own_sources() -> &'static str {
+    const HERE: &str = file!();
+    let tail = "fault/event.rs".len();
+    &HERE[..HERE.len().saturating_sub(tail)]
+}
+
 impl From<&StepError> for FaultError {
-    /// Name, message and, as the stack, the line of the `?` and the chain of sources. Not scrubbed
-    /// yet.
+    /// Name, message and, as the stack, the line of the `?`, where it is yours, and the chain of sources. Not
+    /// scrubbed yet.
     fn from(error: &StepError) -> Self {
         let mut stack = format!("{}: {}", error.name(), error.error());
-        if let Some(at) = error.location() {
+        // a line of this crate tells nobody anything, and where it was built even less
+        let theirs = |at: &&Location<'_>| !at.file().starts_with(own_sources());
+        if let Some(at) = error.location().filter(theirs) {
             stack.push_str(&format!("\n    at {}:{}:{}", at.file(), at.line(), at.column()));
         }
         let mut cause = error.error().source();
@@ -371,12 +381,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_keeps_its_chain_and_its_line() {
+    fn an_error_keeps_its_chain_and_no_line_of_ours() {
         let error = std::io::Error::other("x".parse::<u8>().expect_err("an error"));
         let error = Err::<(), _>(error).transient().expect_err("an error");
+        assert!(error.location().is_some_and(|at| at.file().ends_with("event.rs")));
         let fault = FaultError::from(&error);
         assert_eq!(fault.message, "invalid digit found in string");
-        assert!(fault.stack.contains("event.rs:"), "{}", fault.stack);
+        // that a component's line stays is tests/fault_location.rs
+        assert!(!fault.stack.contains("event.rs"), "{}", fault.stack);
     }
 
     #[test]

@@ -52,6 +52,16 @@ impl FloodGuard {
         }
     }
 
+    /// The same with another ratio.
+    pub(crate) const fn with_ratio(mut self, limit: f64) -> Self {
+        self.ratio = Some(limit);
+        self
+    }
+
+    pub(crate) const fn cool_downs(&self) -> (Duration, Duration) {
+        (self.first, self.longest)
+    }
+
     /// Never trips.
     pub const fn off() -> Self {
         Self { ratio: None, ..Self::ratio(1.0) }
@@ -263,6 +273,11 @@ impl Floodgate {
         inner.phase = Phase::Closed;
         inner.window.trim(guard.window);
         self.report("closed", &inner, guard.ratio.unwrap_or(1.0));
+    }
+
+    /// The limits that hold now.
+    pub fn guard(&self) -> FloodGuard {
+        self.lock().guard
     }
 
     /// Where it stands.

@@ -117,6 +117,52 @@ pub(crate) fn effect_id<'a>(
     name.id()
 }
 
+/// The id of what a stage makes under a name of the user's: the same whatever it was made of.
+pub(crate) fn named_effect_id(
+    processor: &str,
+    pipeline: &str,
+    stage: &str,
+    what: &str,
+    identity: &str,
+) -> Uuid {
+    let mut name = Name::new("named effect");
+    for field in [processor, pipeline, stage, what, identity] {
+        name.field(field.as_bytes());
+    }
+    name.id()
+}
+
+/// A name for the work of a pipeline on an event, or on a part of one: the same for all copies of the event in a stream,
+/// and in a replay one of the run.
+pub(crate) fn done_id(
+    processor: &str,
+    pipeline: &str,
+    record: &Record,
+    event: Option<&str>,
+    part: &PartPath,
+) -> Uuid {
+    let mut name = Name::new("done");
+    name.field(processor.as_bytes());
+    name.field(pipeline.as_bytes());
+    match record.delivery() {
+        Delivery::Replay { run } => name.field(run.as_bytes()),
+        Delivery::Live | Delivery::Resubmit { .. } => name.field(b""),
+    }
+    match event {
+        Some(id) => {
+            name.field(b"event");
+            name.field(record.stream().as_bytes());
+            name.field(id.as_bytes());
+        }
+        None => {
+            name.field(b"place");
+            name.place(record);
+        }
+    }
+    name.part(part);
+    name.id()
+}
+
 /// The id of a part of the fault `whole`: the `len` records from `first` on, where a fault was too
 /// large for its sink.
 ///
@@ -171,6 +217,43 @@ mod tests {
                 "bf645c12-812d-5a60-903d-1b6cf451da6a",
             ]
         );
+    }
+
+    #[test]
+    fn golden_ids_of_work_and_effects() {
+        let (a, whole, part) =
+            (record("orders", "0", 42, 1), PartPath::whole(), PartPath::new(&[2]));
+        let run = Delivery::Replay { run: Uuid::from_u128(1) };
+        let replayed = a.clone().with_delivery(run);
+        let ids = [
+            done_id("p", "main", &a, Some("x"), &whole),
+            done_id("p", "main", &a, Some("x"), &part),
+            done_id("p", "main", &a, None, &whole),
+            done_id("p", "main", &replayed, Some("x"), &whole),
+            named_effect_id("p", "main", "publish", "order-completed", "x"),
+        ];
+        assert_eq!(
+            ids.map(|id| id.to_string()),
+            [
+                "38a65c14-63c7-5b46-aaab-db25c135d665",
+                "94b0e0e3-7f4d-5b1a-8523-1c3a42e38b2e",
+                "0cc78eae-8b1c-524f-8d9a-8f803d3a5a76",
+                "26029c06-b07c-597c-8f0b-de1c0ad08b05",
+                "bf5e08be-675c-54ff-af4c-731b53422140",
+            ]
+        );
+        // a copy elsewhere in the stream, delivered for another reason, is the same work
+        let fault = Delivery::Resubmit { fault: Uuid::nil(), attempt: 1, part: PartPath::whole() };
+        let copy = record("orders", "1", 7, 2).with_delivery(fault);
+        assert_eq!(done_id("p", "main", &copy, Some("x"), &whole), ids[0]);
+        for other in [
+            done_id("p", "other", &a, Some("x"), &whole),
+            done_id("q", "main", &a, Some("x"), &whole),
+            done_id("p", "main", &record("payments", "0", 42, 1), Some("x"), &whole),
+            done_id("p", "main", &record("orders", "1", 42, 1), None, &whole),
+        ] {
+            assert!(!ids.contains(&other));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 use super::cap::cut;
 use super::event::{FaultEvent, FaultPart};
+use crate::minutely::Minutely;
 
 /// What is left of message and of stack when space is short.
 const SHORT: usize = 1024;
@@ -170,6 +171,17 @@ pub async fn fit(
     size: impl Fn(&FaultEvent) -> usize,
     oversize: &dyn Oversize,
 ) -> Vec<Fit> {
+    fit_quietly(event, limit, size, oversize, &Minutely::default()).await
+}
+
+/// [`fit`] for who asks again and again: says at most once a minute that something is held.
+pub(super) async fn fit_quietly(
+    event: FaultEvent,
+    limit: usize,
+    size: impl Fn(&FaultEvent) -> usize,
+    oversize: &dyn Oversize,
+    line: &Minutely,
+) -> Vec<Fit> {
     let mut fits = Vec::new();
     for rung in reduce(event, limit, &size) {
         fits.push(match rung {
@@ -182,7 +194,10 @@ pub async fn fit(
                 }
                 action => {
                     let refused = matches!(action, OversizeAction::ClaimCheck(_));
-                    hold(event, limit, &size, refused)
+                    if let Some(count) = line.due() {
+                        say_held(&event, limit, size(&event), refused, count);
+                    }
+                    Fit::Hold(event)
                 }
             },
         });
@@ -190,23 +205,18 @@ pub async fn fit(
     fits
 }
 
-fn hold(
-    event: FaultEvent,
-    limit: usize,
-    size: impl Fn(&FaultEvent) -> usize,
-    refused: bool,
-) -> Fit {
+fn say_held(event: &FaultEvent, limit: usize, bytes: usize, refused: bool, count: u64) {
     tracing::error!(
         target: "streambreaker::fault",
         fault = %event.id,
         pipeline = %event.pipeline,
-        bytes = size(&event),
+        bytes,
         limit,
+        count,
         refused_claim_check = refused,
         "a fault event is too large for its sink and is held; the checkpoint waits. \
          Raise the sink's limit or store a claim check (`Oversize`)"
     );
-    Fit::Hold(event)
 }
 
 /// A claim check may take bytes away, not change what the fault is about.

@@ -133,7 +133,12 @@ pub(crate) fn hand_over(
 ) -> bool {
     if lane.has(Flag::LOST) {
         // the shard is someone else's by now, and so is the fault
-        lineage.decide(Fate::Returned);
+        lineage.put_back();
+        return false;
+    }
+    if lineage.is_late() {
+        // user code kept it longer than its flow lived: the records are worked on anew
+        lineage.put_back();
         return false;
     }
     let Refusal { error, attempts, counts } = refusal;
@@ -142,14 +147,17 @@ pub(crate) fn hand_over(
         None => StageInfo { name: "input".to_owned(), resource: None },
     };
     if lineage.records().any(|record| fault_depth(record) >= DEEPEST) {
-        tracing::error!(
-            target: "streambreaker::fault",
-            pipeline = %lane.pipeline.name,
-            shard = %lane.shard,
-            stage = %stage.name,
-            "a fault about a fault about a fault: the unit is returned instead; does this processor read \
-             its own faults?",
-        );
+        if let Some(count) = lane.pipeline.lines.deep.due() {
+            tracing::error!(
+                target: "streambreaker::fault",
+                pipeline = %lane.pipeline.name,
+                shard = %lane.shard,
+                stage = %stage.name,
+                count,
+                "a fault about a fault about a fault: the unit is returned instead; does this processor \
+                 read its own faults?",
+            );
+        }
         lineage.decide(Fate::Returned);
         return false;
     }
@@ -176,4 +184,10 @@ pub(crate) fn hand_over(
 pub(crate) fn dropped_twice(lane: &Arc<LaneState>, lineage: Lineage) {
     let error = StepError::new(Class::Dropped, "user code dropped the unit undecided, twice");
     hand_over(lane, None, lineage, Refusal::new(error.with_name("Dropped")));
+}
+
+/// User code panicked with the unit in its hands: in an adapter of `through`, or in the `drop` of a value.
+pub(crate) fn dropped_in_panic(lane: &Arc<LaneState>, lineage: Lineage) {
+    let error = StepError::new(Class::Panic, "user code panicked while it held the unit");
+    hand_over(lane, None, lineage, Refusal::new(error.with_name("Panic")));
 }

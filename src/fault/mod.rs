@@ -31,9 +31,9 @@ pub use self::event::{
 pub use self::fingerprint::fingerprint;
 pub use self::flood::{FloodGuard, FloodState, Floodgate, Verdict};
 pub use self::id::{NAMESPACE, fault_id, part_id};
-pub(crate) use self::id::{effect_id, idempotency_key};
+pub(crate) use self::id::{done_id, effect_id, idempotency_key, named_effect_id};
 pub use self::ladder::{Fit, Hold, Oversize, OversizeAction, Rung, fit, reduce};
-pub(crate) use self::list::{FaultList, Refusal, dropped_twice, hand_over};
+pub(crate) use self::list::{FaultList, Refusal, dropped_in_panic, dropped_twice, hand_over};
 pub(crate) use self::publisher::{FaultDesk, publish};
 pub use self::scrub::{NoScrub, Scrub, Scrubber};
 

@@ -2,7 +2,7 @@
 //! the processor runs.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,12 +10,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::ladder::fit_quietly;
 use super::list::{Draft, FaultList};
-use super::{FaultError, FaultEvent, FaultRecord, Fit, Oversize, Scrubber, fit};
+use super::{FaultError, FaultEvent, FaultRecord, Fit, NoScrub, Oversize, Scrubber};
 use crate::clock::Random;
 use crate::error::StepError;
 use crate::flow::bulk::{Call, sort};
 use crate::flow::panicked;
+use crate::labels::Labels;
+use crate::minutely::Minutely;
 use crate::resource::Retry;
 use crate::settle::FaultKind;
 use crate::sink::{OutcomeLog, Sink};
@@ -23,8 +26,6 @@ use crate::unit::Held;
 
 /// Kinds that are told apart in a report.
 const KINDS: usize = 100;
-/// How often one fingerprint is logged.
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Where faults go, and what is known of all of them: one a processor.
 pub(crate) struct FaultDesk {
@@ -39,20 +40,52 @@ pub(crate) struct FaultDesk {
     pub(crate) random: Random,
     pub(crate) stored: AtomicU64,
     pub(crate) kinds: Mutex<BTreeMap<String, Kind>>,
+    pub(crate) labels: Arc<Labels>,
+    /// The sink did not confirm.
+    pub(crate) unwritten: Minutely,
+    /// An event is too large for the sink, or cannot be measured.
+    pub(crate) held: Minutely,
+}
+
+/// What a line about faults says of the newest of them.
+struct Newest<'a> {
+    fault: Option<&'a uuid::Uuid>,
+    new: bool,
+    count: u64,
 }
 
 /// Faults of one fingerprint.
 pub(crate) struct Kind {
     pub(crate) kind: FaultKind,
-    logged: Option<Instant>,
-    unlogged: u64,
+    line: Minutely,
 }
+
+/// The longest wait of one event, and between two requests of which nothing was stored.
+const LONGEST: Duration = Duration::from_secs(30);
+const PACE: Duration = Duration::from_secs(1);
 
 /// One event on its way, and the draft that it belongs to.
 struct Piece {
     event: FaultEvent,
     draft: u64,
-    ready: bool,
+    /// Its bytes by the sink; none while it is too large, or cannot be measured: then it is held.
+    size: Option<usize>,
+    failures: u32,
+    not_before: Option<Instant>,
+    /// It failed where others were stored: the sink is well, it is this one that waits.
+    singled: bool,
+}
+
+impl Piece {
+    fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    fn wait(&mut self, now: Instant, backoff: &Retry, random: &Random) {
+        self.failures = self.failures.saturating_add(1);
+        let delay = backoff.delay(self.failures, random).unwrap_or(LONGEST);
+        self.not_before = Some(now + delay.max(Duration::from_millis(1)));
+    }
 }
 
 /// A draft whose event may have become several.
@@ -71,21 +104,81 @@ impl FaultDesk {
             .map(|member| FaultRecord::part(member.ticket.record().clone(), member.part.clone()))
             .collect();
         let grouped = records.len() > 1;
-        let mut event = FaultEvent::new(
-            &self.processor,
-            &lane.pipeline.name,
-            &draft.stage.name,
-            draft.error.class(),
-            records,
-        );
-        event.timestamp = draft.at;
-        event.release.clone_from(&self.release);
-        event.instance.clone_from(&self.instance);
-        event.resource.clone_from(&draft.stage.resource);
-        event.err = FaultError::from(&draft.error);
-        event.attempts.clone_from(&draft.attempts);
-        event.grouped = grouped;
-        Some(event.finish(&*self.scrubber))
+        let bare = || {
+            let mut event = FaultEvent::new(
+                &self.processor,
+                &lane.pipeline.name,
+                &draft.stage.name,
+                draft.error.class(),
+                records.clone(),
+            );
+            event.timestamp = draft.at;
+            event.release.clone_from(&self.release);
+            event.instance.clone_from(&self.instance);
+            event.resource.clone_from(&draft.stage.resource);
+            event.attempts.clone_from(&draft.attempts);
+            event.grouped = grouped;
+            event
+        };
+        // the error's `Display` and the scrubber are the user's
+        let texts = catch_unwind(AssertUnwindSafe(|| {
+            let mut event = bare();
+            event.err = FaultError::from(&draft.error);
+            event.finish(&*self.scrubber)
+        }));
+        Some(texts.unwrap_or_else(|_| {
+            // what could not be scrubbed is not stored; the records are
+            let mut event = bare();
+            event.err.name = draft.error.name().to_owned();
+            event.err.message = "the text of the error could not be read and scrubbed".to_owned();
+            event.finish(&NoScrub)
+        }))
+    }
+
+    /// An event as pieces that the sink can take, and those that it cannot.
+    async fn pieces(&self, event: FaultEvent, draft: u64, limit: usize) -> Vec<Piece> {
+        let piece = |event, size| Piece {
+            event,
+            draft,
+            size,
+            failures: 0,
+            not_before: None,
+            singled: false,
+        };
+        let measure =
+            |event: &FaultEvent| catch_unwind(AssertUnwindSafe(|| self.sink.size(event))).ok();
+        if let Some(size) = measure(&event).filter(|size| *size <= limit) {
+            return vec![piece(event, Some(size))];
+        }
+        let kept = event.clone();
+        let size = |event: &FaultEvent| self.sink.size(event);
+        let fitting = fit_quietly(event, limit, size, &*self.oversize, &self.held);
+        let fitting = AssertUnwindSafe(fitting).catch_unwind();
+        match tokio::time::timeout(self.timeout, fitting).await {
+            Ok(Ok(fits)) => fits
+                .into_iter()
+                .map(|fit| match fit {
+                    Fit::Send(event) => {
+                        let size = measure(&event);
+                        piece(event, size)
+                    }
+                    Fit::Hold(event) => piece(event, None),
+                })
+                .collect(),
+            Ok(Err(_)) | Err(_) => {
+                if let Some(count) = self.held.due() {
+                    tracing::error!(
+                        target: "streambreaker::fault",
+                        processor = %self.processor,
+                        fault = %kept.id,
+                        count,
+                        "the fault sink could not measure a fault event, or the hook for oversize failed; \
+                         the checkpoint waits, and it is tried again",
+                    );
+                }
+                vec![piece(kept, None)]
+            }
+        }
     }
 
     /// Counts a stored fault, and logs its fingerprint at most once a minute.
@@ -95,7 +188,7 @@ impl FaultDesk {
             "streambreaker_faults_total",
             "processor" => self.processor.clone(),
             "pipeline" => event.pipeline.clone(),
-            "stage" => event.stage.clone(),
+            "stage" => self.labels.stage.of(&event.stage),
             "class" => event.class.as_str(),
         )
         .increment(1);
@@ -111,133 +204,153 @@ impl FaultDesk {
                 event.stage.clone(),
                 event.err.name.clone(),
             ),
-            logged: None,
-            unlogged: 0,
+            line: Minutely::default(),
         });
         kind.kind.count += 1;
-        kind.unlogged += 1;
-        let now = Instant::now();
-        if kind.logged.is_none_or(|logged| now.duration_since(logged) >= LOG_EVERY) {
-            tracing::warn!(
-                target: "streambreaker::fault",
-                processor = %self.processor,
-                pipeline = %event.pipeline,
-                stage = %event.stage,
-                class = %event.class,
-                error.type = %event.err.name,
-                fingerprint = %fingerprint,
-                new = kind.logged.is_none(),
-                count = kind.unlogged,
-                fault = %event.id,
-                "faults are set aside",
-            );
-            kind.logged = Some(now);
-            kind.unlogged = 0;
+        let new = kind.line.is_new();
+        if let Some(count) = kind.line.due() {
+            self.say(&kind.kind, &Newest { fault: Some(&event.id), new, count });
         }
+    }
+
+    /// Logs what was counted and kept back, where nothing has followed for a minute; at the `last` time all of it.
+    pub(crate) fn say_what_is_left(&self, last: bool) {
+        let kinds = self.kinds.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for kind in kinds.values() {
+            if let Some(count) = kind.line.left(last) {
+                self.say(&kind.kind, &Newest { fault: None, new: false, count });
+            }
+        }
+    }
+
+    fn say(&self, kind: &FaultKind, newest: &Newest<'_>) {
+        tracing::warn!(
+            target: "streambreaker::fault",
+            processor = %self.processor,
+            pipeline = %kind.pipeline,
+            stage = %kind.stage,
+            class = %kind.class,
+            error.type = %kind.error,
+            fingerprint = %kind.fingerprint,
+            new = newest.new,
+            count = newest.count,
+            fault = newest.fault.map(tracing::field::display),
+            "faults are set aside",
+        );
     }
 }
 
 /// Stores the faults of `list` until it is closed and empty.
+///
+/// All that has come is taken in, however much the sink refuses: it is bounded by what may be in flight, and
+/// one event that the sink does not take must not keep the others from it.
 ///
 /// # Cancel safety
 /// What is not confirmed when this is dropped is returned, not settled.
 pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
     let limits = desk.sink.limits();
     let (most, bytes) = (limits.items.max(1), limits.bytes.max(1));
-    let size = |event: &FaultEvent| desk.sink.size(event);
-    let backoff = Retry::exponential().max_attempts(u32::MAX).cap(Duration::from_secs(30));
+    let backoff = Retry::exponential().max_attempts(u32::MAX).cap(LONGEST);
+    let pace = Retry::exponential().max_attempts(u32::MAX).cap(PACE);
     let mut pieces: VecDeque<Piece> = VecDeque::new();
     let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
     let mut serial = 0;
     let mut failures = 0u32;
+    let mut closed = false;
     loop {
-        let busy = !pieces.is_empty();
-        let more = if pieces.len() < most {
-            list.take(most - pieces.len(), busy).await
-        } else {
-            Some(Vec::new())
+        let due = pieces.iter().map(|piece| piece.not_before).min();
+        let more = match due {
+            None => list.take(most, false).await,
+            Some(None) => list.take(most, true).await,
+            Some(Some(due)) => tokio::select! {
+                biased;
+                more = list.take(most, false), if !closed => more,
+                () = tokio::time::sleep_until(due) => Some(Vec::new()),
+            },
         };
-        match more {
-            None if !busy => return,
-            None => {}
-            Some(drafts) => {
-                for draft in drafts {
-                    let Some(event) = desk.event(&draft) else { continue };
-                    serial += 1;
-                    let fits = fit(event, bytes, size, &*desk.oversize).await;
-                    waiting.insert(serial, Waiting { held: draft.held, left: fits.len() });
-                    pieces.extend(fits.into_iter().map(|fit| match fit {
-                        Fit::Send(event) => Piece { event, draft: serial, ready: true },
-                        Fit::Hold(event) => Piece { event, draft: serial, ready: false },
-                    }));
-                }
-            }
+        closed |= more.is_none();
+        if closed && pieces.is_empty() {
+            return;
         }
-        let batch = next_batch(&mut pieces, most, bytes, size);
-        let failed = if batch.is_empty() {
-            true
-        } else {
-            let (done, failed) = write(&desk, batch).await;
-            for piece in done {
-                desk.count(&piece.event);
-                let Some(entry) = waiting.get_mut(&piece.draft) else { continue };
-                entry.left -= 1;
-                if entry.left == 0 {
-                    if let Some(stored) = waiting.remove(&piece.draft) {
-                        list.confirm(stored.held);
-                    }
-                }
-            }
-            let any = !failed.is_empty();
-            // to the back: one that the sink does not take must not keep the others from it
-            pieces.extend(failed);
-            any
-        };
-        if !failed {
-            failures = 0;
+        for draft in more.into_iter().flatten() {
+            let Some(event) = desk.event(&draft) else { continue };
+            serial += 1;
+            let fits = desk.pieces(event, serial, bytes).await;
+            waiting.insert(serial, Waiting { held: draft.held, left: fits.len() });
+            pieces.extend(fits);
+        }
+        let now = Instant::now();
+        retry_held(&mut pieces, bytes, &desk, &backoff).await;
+        let batch = next_batch(&mut pieces, most, bytes, now);
+        if batch.is_empty() {
             continue;
         }
-        failures = failures.saturating_add(1);
-        let delay = backoff.delay(failures, &desk.random).unwrap_or(Duration::from_secs(30));
-        tokio::time::sleep(delay.max(Duration::from_millis(1))).await;
-        retry_held(&mut pieces, &mut waiting, bytes, &desk).await;
+        let (done, mut failed) = write(&desk, batch).await;
+        let stored = !done.is_empty();
+        for piece in done {
+            desk.count(&piece.event);
+            let Some(entry) = waiting.get_mut(&piece.draft) else { continue };
+            entry.left -= 1;
+            if entry.left == 0 {
+                if let Some(stored) = waiting.remove(&piece.draft) {
+                    list.confirm(stored.held);
+                }
+            }
+        }
+        let now = Instant::now();
+        for piece in &mut failed {
+            piece.singled |= stored;
+            piece.wait(now, &backoff, &desk.random);
+        }
+        let any = !failed.is_empty();
+        pieces.extend(failed);
+        if stored {
+            // it is well again: what only shared its outage need not wait any longer
+            failures = 0;
+            for piece in pieces.iter_mut().filter(|piece| !piece.singled && piece.size.is_some()) {
+                piece.not_before = None;
+            }
+        } else if any {
+            failures = failures.saturating_add(1);
+            let delay = pace.delay(failures, &desk.random).unwrap_or(PACE);
+            tokio::time::sleep(delay.max(Duration::from_millis(1))).await;
+        }
     }
 }
 
 /// Asks once more for what was too large: the hook's store may be back.
-async fn retry_held(
-    pieces: &mut VecDeque<Piece>,
-    waiting: &mut BTreeMap<u64, Waiting>,
-    bytes: usize,
-    desk: &FaultDesk,
-) {
-    for index in (0..pieces.len()).filter(|index| !pieces[*index].ready).collect::<Vec<_>>() {
-        let event = pieces[index].event.clone();
-        let mut fits = fit(event, bytes, |event| desk.sink.size(event), &*desk.oversize).await;
-        let draft = pieces[index].draft;
-        if let (1, Some(Fit::Send(event))) = (fits.len(), fits.pop()) {
-            pieces[index] = Piece { event, draft, ready: true };
+async fn retry_held(pieces: &mut VecDeque<Piece>, bytes: usize, desk: &FaultDesk, backoff: &Retry) {
+    for piece in pieces.iter_mut().filter(|piece| piece.size.is_none()) {
+        let now = Instant::now();
+        if !piece.is_due(now) {
+            continue;
         }
-        debug_assert!(waiting.contains_key(&draft), "a piece belongs to a draft that waits");
+        if piece.failures > 0 {
+            let mut again = desk.pieces(piece.event.clone(), piece.draft, bytes).await;
+            if let (1, Some(Piece { event, size: Some(size), .. })) = (again.len(), again.pop()) {
+                (piece.event, piece.size, piece.not_before) = (event, Some(size), None);
+                continue;
+            }
+        }
+        piece.wait(now, backoff, &desk.random);
     }
 }
 
-fn next_batch(
-    pieces: &mut VecDeque<Piece>,
-    most: usize,
-    bytes: usize,
-    size: impl Fn(&FaultEvent) -> usize,
-) -> Vec<Piece> {
+fn next_batch(pieces: &mut VecDeque<Piece>, most: usize, bytes: usize, now: Instant) -> Vec<Piece> {
     let mut batch = Vec::new();
     let mut rest = VecDeque::with_capacity(pieces.len());
     let mut total = 0usize;
     for piece in pieces.drain(..) {
-        let own = size(&piece.event);
-        if piece.ready && batch.len() < most && total.saturating_add(own) <= bytes {
-            total += own;
-            batch.push(piece);
-        } else {
-            rest.push_back(piece);
+        match piece.size {
+            Some(size)
+                if piece.is_due(now)
+                    && batch.len() < most
+                    && total.saturating_add(size) <= bytes =>
+            {
+                total += size;
+                batch.push(piece);
+            }
+            _ => rest.push_back(piece),
         }
     }
     *pieces = rest;
@@ -246,8 +359,12 @@ fn next_batch(
 
 /// Writes one request; what is stored, and what is not.
 async fn write(desk: &FaultDesk, batch: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) {
-    let (events, drafts): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|piece| (piece.event, piece.draft)).unzip();
+    let mut rests = Vec::with_capacity(batch.len());
+    let mut events = Vec::with_capacity(batch.len());
+    for Piece { event, draft, size, failures, singled, .. } in batch {
+        events.push(event);
+        rests.push((draft, size, failures, singled));
+    }
     let mut log = OutcomeLog::new(events.len());
     let call = {
         let mut outcomes = log.outcomes();
@@ -262,8 +379,15 @@ async fn write(desk: &FaultDesk, batch: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) 
     };
     let pieces = events
         .into_iter()
-        .zip(drafts)
-        .map(|(event, draft)| Piece { event, draft, ready: true })
+        .zip(rests)
+        .map(|(event, (draft, size, failures, singled))| Piece {
+            event,
+            draft,
+            size,
+            failures,
+            not_before: None,
+            singled,
+        })
         .collect();
     let sorted = sort(pieces, log, call);
     if let Some((piece, error)) = sorted.failed.first() {
@@ -272,15 +396,18 @@ async fn write(desk: &FaultDesk, batch: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) 
             "processor" => desk.processor.clone()
         )
         .increment(1);
-        tracing::error!(
-            target: "streambreaker::fault",
-            processor = %desk.processor,
-            fault = %piece.event.id,
-            count = sorted.failed.len(),
-            class = %StepError::class(error),
-            error.type = error.name(),
-            "the fault sink did not confirm; the checkpoint waits, and it is tried again",
-        );
+        if let Some(requests) = desk.unwritten.due() {
+            tracing::error!(
+                target: "streambreaker::fault",
+                processor = %desk.processor,
+                fault = %piece.event.id,
+                requests,
+                not_confirmed = sorted.failed.len(),
+                class = %StepError::class(error),
+                error.type = error.name(),
+                "the fault sink did not confirm; the checkpoint waits, and it is tried again",
+            );
+        }
     }
     (sorted.done, sorted.failed.into_iter().map(|(piece, _)| piece).collect())
 }

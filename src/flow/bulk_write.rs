@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::bulk::{Call, Sorted, alike, sort};
 use super::guard::{Ended, Guard, NotNow, Trail, Verdict, timed_out};
 use super::plan::StagePlan;
-use super::slots::{Deadlines, Elapsed, SlotId, Slots};
+use super::slots::{Deadlines, Elapsed, SlotId, Slots, Span};
 use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL, Window, panicked};
 use crate::error::{Class, StepError};
@@ -37,6 +37,8 @@ pub struct BulkWrite<S: Stage, K> {
     above: S,
     writer: Arc<Writer<S::Out, K>>,
     window: Window,
+    /// The sink's own.
+    limits: Window,
     key: Option<KeyOf<S::Out>>,
     mute_replay: bool,
     buffer: VecDeque<Item<S::Out>>,
@@ -115,19 +117,22 @@ async fn request<T, K>(
             // the call itself may panic, not only what it returns
             let write = async { writer.sink.write(&values, &mut outcomes).await };
             let write = AssertUnwindSafe(write).catch_unwind();
-            match guard.deadlines.limit(slot, resource.timeout(), write).await {
+            match guard.deadlines.limit(slot, Span::of(resource.timeout()), write).await {
                 Ok(Ok(result)) => Call::Returned(result),
                 Ok(Err(panic)) => Call::Broken(panicked(panic)),
                 Err(Elapsed) => Call::Broken(timed_out(resource.timeout())),
             }
         };
         if log.strays() > 0 {
-            tracing::warn!(
-                target: "streambreaker::sink",
-                resource = resource.name(),
-                notes = log.strays(),
-                "the sink noted outcomes that make no sense; those items count as not confirmed",
-            );
+            if let Some(requests) = guard.cx.lane.pipeline.lines.strays.due() {
+                tracing::warn!(
+                    target: "streambreaker::sink",
+                    resource = resource.name(),
+                    notes = log.strays(),
+                    requests,
+                    "the sink noted outcomes that make no sense; those items count as not confirmed",
+                );
+            }
         }
         let now = Instant::now();
         let items = values.into_iter().zip(origins).collect();
@@ -145,9 +150,10 @@ async fn request<T, K>(
         if failed.is_empty() {
             return;
         }
-        let noted = trail.get_or_insert_with(|| Trail::new(admitted.begun));
+        let begun = guard.cx.lane.instant(admitted.begun);
+        let noted = trail.get_or_insert_with(|| Trail::new(begun));
         let class = verdict.as_ref().map_or_else(|| failed[0].1.class(), StepError::class);
-        noted.note(guard.cx.lane.clock.now(), admitted.begun, now, class);
+        noted.note(guard.cx.lane.clock.now(), begun, now, class);
         let (left, last): (Vec<_>, Vec<_>) =
             failed.into_iter().partition(|(_, error)| error.class().is_retryable());
         for ((_, origin), error) in last {
@@ -168,7 +174,8 @@ async fn request<T, K>(
             Ok(delay) => {
                 (values, origins) =
                     left.into_iter().map(|((value, origin), _)| (value, origin)).unzip();
-                guard.deadlines.pause(slot, delay).await;
+                let place = origins.first().and_then(|(lineage, _)| lineage.place());
+                guard.back_off(slot, place, delay).await;
             }
             Err(why) => {
                 for ((_, origin), error) in left {
@@ -335,7 +342,7 @@ where
             if ordered && lane.is_halted() {
                 // an item behind a returned one of its key must not be written
                 for item in this.buffer.drain(..) {
-                    lane.returned(item.lineage.with(()));
+                    lane.put_back(item.lineage.with(()));
                 }
                 *this.buffered = 0;
             }
@@ -548,30 +555,43 @@ where
                 "at least one of each",
             );
         }
-        let window = Window { items: items.max(1), bytes: bytes.max(1), linger: LINGER };
+        // the sink's limits bound whatever else is told
+        let limits = Window { items: items.max(1), bytes: bytes.max(1), linger: LINGER };
+        let window = self.check_window("bulk_write", limits).within(limits);
+        let requests = self.configured().n.unwrap_or(REQUESTS);
+        let requests = self.check_width("bulk_write: requests in flight", requests);
         self.add(
-            StagePlan::new("bulk_write").calls(resource, REQUESTS).lingers(LINGER),
-            |above, cx| BulkWrite::new(above, cx, resource, sink, window),
+            StagePlan::new("bulk_write").calls(resource, requests).lingers(window.linger),
+            |above, cx| BulkWrite::new(above, cx, resource, sink, window, limits, requests),
         )
     }
 }
 
 impl<S: Stage, K> BulkWrite<S, K> {
-    fn new(above: S, cx: StageCx, resource: &Resource, sink: K, window: Window) -> Self {
-        let deadlines = Deadlines::new(REQUESTS);
-        let guard = Guard { cx, resource: resource.clone(), deadlines: deadlines.clone() };
+    fn new(
+        above: S,
+        cx: StageCx,
+        resource: &Resource,
+        sink: K,
+        window: Window,
+        limits: Window,
+        requests: usize,
+    ) -> Self {
+        let deadlines = Deadlines::new(requests);
+        let guard = Guard::new(cx, resource.clone(), deadlines.clone());
         let decided = Mutex::new(Decided { done: Vec::new(), keys: Vec::new() });
         Self {
             above,
             writer: Arc::new(Writer { guard, sink, decided }),
             window,
+            limits,
             key: None,
             mute_replay: false,
             buffer: VecDeque::new(),
             buffered: 0,
             busy: HashSet::new(),
             stopped: HashSet::new(),
-            running: Slots::new(REQUESTS, deadlines),
+            running: Slots::new(requests, deadlines),
             ready: VecDeque::new(),
             timer: Timer::default(),
             ended: false,
@@ -595,6 +615,8 @@ impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     /// # }
     /// ```
     pub fn in_flight(mut self, requests: usize) -> Self {
+        // configuration wins, and has been heard already
+        let requests = self.configured_last().n.unwrap_or(requests);
         let requests = self.check_width("bulk_write: requests in flight", requests);
         let deadlines = Deadlines::new(requests);
         self.stage.running = Slots::new(requests, deadlines.clone());
@@ -624,11 +646,9 @@ impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     /// # }
     /// ```
     pub fn window(mut self, window: Window) -> Self {
-        self.check_window("bulk_write", window);
-        let own = &mut self.stage.window;
-        own.items = own.items.min(window.items.max(1));
-        own.bytes = own.bytes.min(window.bytes.max(1));
-        own.linger = window.linger;
+        let configured = self.configured_last();
+        let window = self.check(window.configured(&configured), "bulk_write");
+        self.stage.window = window.within(self.stage.limits);
         if let Some(plan) = self.cx.plan.last_mut() {
             plan.linger = window.linger;
         }

@@ -126,7 +126,7 @@ impl<S: Stage> Flow<S> {
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.check_window("compact", window);
+        let window = self.check_window("compact", window);
         self.add(StagePlan::new("compact").lingers(window.linger), |above, cx| {
             Gather::<S, _, K, Newest<S::Out>>::new(above, cx, Always(key), window)
         })
@@ -161,7 +161,7 @@ impl<S: Stage> Flow<S> {
         V: Ord + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.check_window("compact_by", window);
+        let window = self.check_window("compact_by", window);
         self.add(StagePlan::new("compact_by").lingers(window.linger), |above, cx| {
             let versioned = Inline::new(above, cx.clone(), Versioned(version));
             Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, OfFirst(key), window)

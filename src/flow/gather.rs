@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::timer::{Timer, yield_turn};
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
+use crate::config::{Size, Span, StageConfig};
 use crate::unit::{Lineage, Uow};
 
 /// When units that are held back go on: at so many, at so many bytes, or after so long.
@@ -53,16 +54,41 @@ impl Window {
         self.linger = if linger.as_secs() >= YEAR { Duration::from_secs(YEAR) } else { linger };
         self
     }
+
+    /// What the configuration makes of it.
+    pub(crate) fn configured(self, stage: &StageConfig) -> Self {
+        Self {
+            items: stage.items.unwrap_or(self.items),
+            bytes: stage.bytes.map_or(self.bytes, Size::get),
+            linger: stage.linger.map_or(self.linger, Span::get),
+        }
+    }
+
+    /// Not above these limits, and not nothing.
+    pub(crate) fn within(self, limits: Window) -> Self {
+        Self {
+            items: self.items.clamp(1, limits.items),
+            bytes: self.bytes.clamp(1, limits.bytes),
+            linger: self.linger,
+        }
+    }
 }
 
 impl<S> Flow<S> {
-    pub(crate) fn check_window(&mut self, combinator: &str, window: Window) {
+    /// The window as the configuration has it; a mistake is reported by `build()`.
+    pub(crate) fn check_window(&mut self, combinator: &str, window: Window) -> Window {
+        let configured = self.configured();
+        self.check(window.configured(&configured), combinator)
+    }
+
+    pub(crate) fn check(&mut self, window: Window, combinator: &str) -> Window {
         if window.items == 0 {
             self.mistake(&format!("{combinator}: items of the window"), 0, "a number from 1");
         }
         if window.bytes == 0 {
             self.mistake(&format!("{combinator}: bytes of the window"), 0, "a number from 1");
         }
+        window
     }
 }
 

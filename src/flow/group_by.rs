@@ -108,7 +108,7 @@ impl<S: Stage> Flow<S> {
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.check_window(name, window);
+        let window = self.check_window(name, window);
         self.add(StagePlan::new(name).lingers(window.linger), |above, cx| {
             Gather::<S, F, K, Items<S::Out>>::new(above, cx, key, window)
         })

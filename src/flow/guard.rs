@@ -6,25 +6,28 @@
 //! attempt stays small: it is copied into its slot for every unit.
 
 use std::ops::AsyncFn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::slots::{Deadlines, Elapsed, SlotId};
+use super::calls::Rest;
+use super::slots::{Deadlines, Elapsed, SlotId, Span};
 use super::{StageCx, panicked};
 use crate::error::{Class, StepError};
 use crate::fault::{Attempt, Refusal};
 use crate::record::Timestamp;
 use crate::resource::{Count, GiveUp, OnExhausted, OnOpen, Pass, RateState, Resource};
+use crate::settle::{Place, Turn, WaitsFor};
 use crate::unit::{Lineage, Uow};
 
 /// A handler, its guards, and where it stands.
 pub(crate) struct Guarded<F> {
-    handler: F,
+    pub(crate) handler: F,
     pub(crate) guard: Guard,
 }
 
@@ -33,6 +36,17 @@ pub(crate) struct Guard {
     pub(crate) cx: StageCx,
     pub(crate) resource: Resource,
     pub(crate) deadlines: Arc<Deadlines>,
+    /// The timeout of an attempt, as the slots want it.
+    pub(crate) timeout: Span,
+    tick: Tick,
+}
+
+/// The breaker's tick of the lane's turn: divided out once a turn, not for every success. Only the task of
+/// the lane reads and writes it; the atomics are for `Sync`.
+#[derive(Default)]
+struct Tick {
+    turn: AtomicU64,
+    tick: AtomicU64,
 }
 
 /// How the work on a unit ended.
@@ -52,7 +66,7 @@ impl<F> Guarded<F> {
         deadlines: Arc<Deadlines>,
         handler: F,
     ) -> Self {
-        Self { handler, guard: Guard { cx, resource, deadlines } }
+        Self { handler, guard: Guard::new(cx, resource, deadlines) }
     }
 }
 
@@ -73,25 +87,10 @@ impl<F, C: Copy, M> Handling<F, C, M> {
     #[inline]
     pub(crate) fn start<T, W>(&self, unit: Uow<T>, slot: SlotId) -> W
     where
-        M: Fn(Arc<Guarded<F>>, Uow<T>, SlotId, C) -> W,
+        M: Fn(Arc<Guarded<F>>, Rest<T>, C) -> W,
     {
-        (self.start)(self.shared.clone(), unit, slot, self.keep)
+        (self.start)(self.shared.clone(), Rest { unit, slot, tried: None }, self.keep)
     }
-}
-
-/// How [`Handling`] starts. Its future names the value, and nothing of the stage that it came from.
-#[inline]
-pub(crate) fn work<T, U, V, F, C>(
-    shared: Arc<Guarded<F>>,
-    unit: Uow<T>,
-    slot: SlotId,
-    keep: C,
-) -> impl Future<Output = Ended<V>> + use<T, U, V, F, C>
-where
-    F: AsyncFn(&T) -> Result<U, StepError>,
-    C: Fn(T, U) -> V,
-{
-    async move { guarded(&shared, unit, slot, keep).await }
 }
 
 /// Keeps what the handler returned.
@@ -105,56 +104,55 @@ pub(crate) fn both<T, U>(old: T, new: U) -> (T, U) {
 }
 
 /// Works on one unit until it is decided.
-#[inline]
-pub(crate) async fn guarded<T, U, V, F, C>(
-    this: &Guarded<F>,
-    unit: Uow<T>,
-    slot: SlotId,
+///
+/// One block that uses what it was given in place: an `async fn` would hold each argument twice, and a chain
+/// of them the unit once a link; all of it is copied into the slot for every unit.
+#[allow(clippy::manual_async_fn)]
+pub(crate) fn guarded<T, U, V, F, C>(
+    this: Arc<Guarded<F>>,
+    rest: Rest<T>,
     keep: C,
-) -> Ended<V>
+) -> impl Future<Output = Ended<V>>
 where
     F: AsyncFn(&T) -> Result<U, StepError>,
     C: Fn(T, U) -> V,
 {
-    let guard = &this.guard;
-    let mut trail: Option<Box<Trail>> = None;
-    loop {
-        let admitted = match guard.try_admit(&unit.lineage) {
-            Ok(admitted) => admitted,
-            Err(NotNow) => match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
-                Ok(admitted) => admitted,
-                Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
-            },
-        };
-        let error = match attempt(this, &unit.value, slot).await {
-            Ok(new) => {
-                admitted.succeeded(guard);
-                return Ended::Out(unit.lineage.with(keep(unit.value, new)));
-            }
-            Err(error) => error,
-        };
-        let verdict = guard.failed(admitted, &unit.lineage, error, &mut trail);
-        match verdict {
-            Verdict::Again(delay) => guard.deadlines.pause(slot, delay).await,
-            verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
+    let Rest { unit, slot, tried } = rest;
+    async move {
+        let guard = &this.guard;
+        let mut trail: Option<Box<Trail>> = None;
+        if let Some((before, delay)) = tried {
+            trail = Some(before);
+            guard.back_off(slot, unit.lineage.place(), delay).await;
         }
-    }
-}
-
-/// One attempt under its timeout; a panic is an error like others.
-#[inline]
-async fn attempt<T, U, F>(this: &Guarded<F>, value: &T, slot: SlotId) -> Result<U, StepError>
-where
-    F: AsyncFn(&T) -> Result<U, StepError>,
-{
-    let Guard { deadlines, resource, .. } = &this.guard;
-    // the call itself may panic, not only what it returns
-    let future = catch_unwind(AssertUnwindSafe(|| (this.handler)(value))).map_err(panicked)?;
-    let future = AssertUnwindSafe(future).catch_unwind();
-    match deadlines.limit(slot, resource.timeout(), future).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(panicked(panic)),
-        Err(Elapsed) => Err(timed_out(resource.timeout())),
+        loop {
+            // matched in two steps: what a `match` looks at is kept over an await in one of its arms
+            let mut admitted = guard.try_admit(&unit.lineage).ok();
+            if admitted.is_none() {
+                match Box::pin(guard.admit(slot, &unit.lineage, &mut trail)).await {
+                    Ok(late) => admitted = Some(late),
+                    Err(verdict) => return guard.end(unit.lineage, verdict, trail.as_deref()),
+                }
+            }
+            let Some(admitted) = admitted else { continue };
+            // the call itself may panic, not only what it returns: so it is made inside
+            let call = AssertUnwindSafe(async { (this.handler)(&unit.value).await }).catch_unwind();
+            let error = match guard.deadlines.limit(slot, guard.timeout, call).await {
+                Ok(Ok(Ok(new))) => {
+                    admitted.succeeded(guard);
+                    return Ended::Out(unit.lineage.with(keep(unit.value, new)));
+                }
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(panic)) => panicked(panic),
+                Err(Elapsed) => timed_out(guard.resource.timeout()),
+            };
+            match guard.failed(admitted, &unit.lineage, error, &mut trail) {
+                Verdict::Again(delay) => {
+                    guard.back_off(slot, unit.lineage.place(), delay).await;
+                }
+                verdict => return guard.end(unit.lineage, verdict, trail.as_deref()),
+            }
+        }
     }
 }
 
@@ -216,11 +214,33 @@ pub(crate) enum Verdict {
 pub(crate) struct Admitted<'a> {
     pub(crate) pass: Pass<'a>,
     pub(crate) permit: Option<SemaphorePermit<'a>>,
-    pub(crate) begun: Instant,
+    pub(crate) begun: Turn,
+}
+
+/// The right to make one attempt that nothing held back. Borrows nothing, so that it can be kept beside a
+/// slot; it is never a probe of the breaker's, so dropping it takes nothing from anybody.
+#[derive(Clone, Copy)]
+pub(crate) struct AtOnce {
+    /// What the breaker said.
+    word: u64,
+    begun: Turn,
+}
+
+impl AtOnce {
+    #[inline(always)]
+    pub(crate) fn succeeded(self, guard: &Guard) {
+        let lane = &guard.cx.lane;
+        let turn = lane.turn();
+        guard.resource.went_well(self.word, guard.tick(turn), || lane.instant(turn));
+    }
+
+    /// In the form that can be told of a failure.
+    pub(crate) fn of(self, guard: &Guard) -> Admitted<'_> {
+        Admitted { pass: guard.resource.pass(self.word), permit: None, begun: self.begun }
+    }
 }
 
 impl Admitted<'_> {
-    #[inline]
     pub(crate) fn succeeded(self, guard: &Guard) {
         guard.resource.succeeded(self.pass, guard.cx.lane.now());
         drop(self.permit);
@@ -228,10 +248,79 @@ impl Admitted<'_> {
 }
 
 impl Guard {
-    /// Lets an attempt through if nothing has to be waited for, without a future.
+    pub(crate) fn new(cx: StageCx, resource: Resource, deadlines: Arc<Deadlines>) -> Self {
+        let timeout = Span::of(resource.timeout());
+        Self { cx, resource, deadlines, timeout, tick: Tick::default() }
+    }
+
     #[inline]
+    fn tick(&self, turn: Turn) -> u64 {
+        if self.tick.turn.load(Ordering::Relaxed) == turn.number() {
+            self.tick.tick.load(Ordering::Relaxed)
+        } else {
+            self.next_tick(turn)
+        }
+    }
+
+    #[cold]
+    fn next_tick(&self, turn: Turn) -> u64 {
+        let now = self.cx.lane.instant(turn);
+        let tick = self.resource.circuit().map_or(0, |circuit| circuit.tick(now));
+        self.tick.tick.store(tick, Ordering::Relaxed);
+        self.tick.turn.store(turn.number(), Ordering::Relaxed);
+        tick
+    }
+
+    /// Lets an attempt through if nothing has to be waited for and the circuit is closed.
+    ///
+    /// A permit is put where the caller says: most resources have none, and it need not be carried about.
+    #[inline(always)]
+    pub(crate) fn admit_at_once(
+        &self,
+        lineage: &Lineage,
+        permit: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<AtOnce> {
+        if lineage.deadline().is_none() {
+            if let Some(word) = self.resource.admit_at_once() {
+                return Some(AtOnce { word, begun: self.cx.lane.turn() });
+            }
+        }
+        self.admit_limited(lineage, permit)
+    }
+
+    #[inline(never)]
+    fn admit_limited(
+        &self,
+        lineage: &Lineage,
+        place: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<AtOnce> {
+        let resource = &self.resource;
+        let begun = self.cx.lane.turn();
+        let now = self.cx.lane.instant(begun);
+        if lineage.deadline().is_some_and(|deadline| now + resource.timeout() > deadline) {
+            return None;
+        }
+        let word = match resource.circuit() {
+            None => 0,
+            // a probe must be given back where it is dropped: that is for the slow way
+            Some(circuit) => circuit.admit_closed()?,
+        };
+        let permit = match resource.permits() {
+            None => None,
+            Some(permits) => Some(permits.clone().try_acquire_owned().ok()?),
+        };
+        if let Some(rate) = resource.rate() {
+            let _turn = rate.turnstile.try_acquire().ok()?;
+            rate.admit(now).ok()?;
+        }
+        *place = permit;
+        Some(AtOnce { word, begun })
+    }
+
+    /// Lets an attempt through if nothing has to be waited for, without a future.
     pub(crate) fn try_admit(&self, lineage: &Lineage) -> Result<Admitted<'_>, NotNow> {
-        let now = self.cx.lane.now();
+        let begun = self.cx.lane.turn();
+        let now = self.cx.lane.instant(begun);
         let resource = &self.resource;
         if let Some(deadline) = lineage.deadline() {
             if now + resource.timeout() > deadline {
@@ -251,7 +340,7 @@ impl Guard {
             rate.admit(now).map_err(|_| NotNow)?;
         }
         let pass = resource.admit(now).map_err(|_| NotNow)?;
-        Ok(Admitted { pass, permit, begun: now })
+        Ok(Admitted { pass, permit, begun })
     }
 
     /// Waits for whatever has to be waited for, in order.
@@ -266,23 +355,26 @@ impl Guard {
     ) -> Result<Admitted<'_>, Verdict> {
         let resource = &self.resource;
         let deadline = lineage.deadline();
-        let give_up = Instant::now() + resource.max_wait();
+        let place = lineage.place();
         loop {
             let latest = match deadline {
                 // an attempt starts only if its whole timeout fits
                 Some(deadline) => match deadline.checked_sub(resource.timeout()) {
-                    Some(latest) if latest >= Instant::now() => latest,
+                    Some(latest) if latest >= Instant::now() => Some(latest),
                     _ => return Err(self.too_late(trail)),
                 },
-                None => give_up,
+                None => None,
             };
-            self.wait_for_breaker(slot, deadline.map(|_| latest)).await?;
+            self.wait_for_breaker(slot, place, latest).await?;
+            // a pause has no end of its own: the wait for permit and rate begins behind it
+            let latest = latest.unwrap_or_else(|| Instant::now() + resource.max_wait());
             let permit = match resource.permits() {
                 None => None,
                 Some(permits) => match permits.try_acquire() {
                     Ok(permit) => Some(permit),
                     Err(_) => {
                         resource.count(Count::WaitedForPermit);
+                        let _waits = self.cx.lane.waiting(place, WaitsFor::Permit);
                         match self.until(slot, latest, permits.acquire()).await {
                             Some(Ok(permit)) => Some(permit),
                             _ => return Err(self.too_late(trail)),
@@ -291,13 +383,14 @@ impl Guard {
                 },
             };
             if let Some(rate) = resource.rate() {
+                let _waits = self.cx.lane.waiting(place, WaitsFor::Rate);
                 if self.until(slot, latest, self.wait_for_rate(rate)).await.is_none() {
                     return Err(self.too_late(trail));
                 }
             }
             let now = Instant::now();
             match resource.admit(now) {
-                Ok(pass) => return Ok(Admitted { pass, permit, begun: now }),
+                Ok(pass) => return Ok(Admitted { pass, permit, begun: self.cx.lane.at(now) }),
                 Err(refused) => match refused.on_open {
                     OnOpen::Pause => continue,
                     on_open => {
@@ -315,15 +408,26 @@ impl Guard {
         }
     }
 
+    /// Waits before the next attempt.
+    pub(crate) async fn back_off(&self, slot: SlotId, place: Option<Place>, delay: Duration) {
+        let _waits = self.cx.lane.waiting(place, WaitsFor::Retry);
+        self.deadlines.pause(slot, delay).await;
+    }
+
     /// Runs `wait` until `latest` at most.
     async fn until<F: Future>(&self, slot: SlotId, latest: Instant, wait: F) -> Option<F::Output> {
         let left = latest.saturating_duration_since(Instant::now());
-        self.deadlines.limit(slot, left, wait).await.ok()
+        self.deadlines.limit(slot, Span::of(left), wait).await.ok()
     }
 
-    async fn wait_for_breaker(&self, slot: SlotId, latest: Option<Instant>) -> Result<(), Verdict> {
+    async fn wait_for_breaker(
+        &self,
+        slot: SlotId,
+        place: Option<Place>,
+        latest: Option<Instant>,
+    ) -> Result<(), Verdict> {
         let Some(circuit) = self.resource.circuit() else { return Ok(()) };
-        let mut waited = false;
+        let mut waited = None;
         loop {
             let changed = circuit.changed();
             let now = Instant::now();
@@ -338,8 +442,8 @@ impl Guard {
             {
                 return Err(Verdict::Return(Class::CircuitOpen));
             }
-            if !waited {
-                waited = true;
+            if waited.is_none() {
+                waited = Some(self.cx.lane.waiting(place, WaitsFor::Breaker));
                 self.resource.count(Count::WaitedForBreaker);
             }
             // wakes now and then all the same, to see whether the lane drains
@@ -380,6 +484,7 @@ impl Guard {
         let resource = &self.resource;
         let now = Instant::now();
         let Admitted { pass, permit, begun } = admitted;
+        let begun = self.cx.lane.instant(begun);
         let error = resource.classify(error);
         resource.failed(pass, &error, now);
         drop(permit);

@@ -16,13 +16,21 @@ use crate::unit::{Lineage, Received, Uow};
 /// What outlives a flow: the batches that are not settled, and where new ones come from.
 pub(crate) struct Feed {
     batches: VecDeque<Arc<LaneBatch>>,
-    /// The next record: batch and index.
-    at: (usize, u32),
+    /// The batch that is fed at present, and the next record in it: at hand, so that a record costs no look
+    /// into the queue.
+    present: Option<Arc<LaneBatch>>,
+    index: u32,
+    /// The next batch to be fed.
+    next: usize,
     more: UnboundedReceiver<Arc<LaneBatch>>,
     ended: bool,
     epoch: u32,
     gate: Gate,
+    thin_at: usize,
 }
+
+/// So many batches are never looked through.
+const THIN_FROM: usize = 16;
 
 /// What is asked before a record of a gated batch enters the flow: batch, index and epoch.
 pub(crate) type Gate = Box<dyn FnMut(&Arc<LaneBatch>, u32, u32, &mut Context<'_>) -> Entry + Send>;
@@ -40,13 +48,24 @@ pub(crate) enum Entry {
 
 impl Feed {
     pub(crate) fn new(more: UnboundedReceiver<Arc<LaneBatch>>, gate: Gate) -> Box<Self> {
-        Box::new(Self { batches: VecDeque::new(), at: (0, 0), more, ended: false, epoch: 0, gate })
+        Box::new(Self {
+            batches: VecDeque::new(),
+            present: None,
+            index: 0,
+            next: 0,
+            more,
+            ended: false,
+            epoch: 0,
+            gate,
+            thin_at: THIN_FROM,
+        })
     }
 
     /// Begins a new epoch: everything that is not settled is fed again, in log order.
     pub(crate) fn rewind(&mut self, epoch: u32) {
         self.batches.retain(|batch| batch.open() > 0);
-        self.at = (0, 0);
+        self.present = None;
+        self.next = 0;
         self.epoch = epoch;
     }
 
@@ -57,16 +76,59 @@ impl Feed {
         Some(batch.batch.records[index].position().clone())
     }
 
-    /// Whether there is no more, and all there was has been yielded.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.ended
+    /// Whether nothing of what has been fed is open.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.batches.iter().all(|batch| batch.open() == 0)
     }
 
-    fn prune(&mut self) {
-        while self.at.0 > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
-            self.batches.pop_front();
-            self.at.0 -= 1;
+    /// Whether everything has been fed, and nothing more will come.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.ended
+            && self.next == self.batches.len()
+            && self.present.as_ref().is_none_or(|batch| self.index as usize == batch.len())
+    }
+
+    /// Lets go of what is settled although something before it is not: where records are acknowledged one by
+    /// one, what comes behind a stuck one knows no limit but its own. Looks at all only when they have doubled.
+    fn thin(&mut self) {
+        if self.batches.len() < self.thin_at {
+            return;
         }
+        let fed = self.next;
+        let (mut index, mut gone) = (0, 0);
+        self.batches.retain(|batch| {
+            let keep = index >= fed || batch.open() > 0;
+            gone += usize::from(!keep);
+            index += 1;
+            keep
+        });
+        self.next -= gone;
+        self.thin_at = (self.batches.len() * 2).max(THIN_FROM);
+    }
+
+    /// Goes on to the next batch; whether there is one.
+    #[cold]
+    #[inline(never)]
+    fn turn_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.present = None;
+        while self.next > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
+            self.batches.pop_front();
+            self.next -= 1;
+        }
+        while self.next == self.batches.len() && !self.ended {
+            match self.more.poll_recv(cx) {
+                Poll::Ready(Some(batch)) => {
+                    self.batches.push_back(batch);
+                    self.thin();
+                }
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        self.present = self.batches.get(self.next).cloned();
+        self.index = 0;
+        self.next += usize::from(self.present.is_some());
+        Poll::Ready(self.present.is_some())
     }
 }
 
@@ -110,44 +172,34 @@ impl Stage for Input {
         let Some(feed) = this.feed.as_deref_mut() else { return Poll::Ready(None) };
         loop {
             if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED) {
-                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on
-                return if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST) {
-                    Poll::Ready(None)
-                } else {
-                    Poll::Pending
-                };
+                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, or drains
+                let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
+                return if this.lane.has(over) { Poll::Ready(None) } else { Poll::Pending };
             }
-            if let Some(batch) = feed.batches.get(feed.at.0) {
-                let index = feed.at.1;
-                if (index as usize) < batch.len() {
-                    if batch.batch.gated {
+            match &feed.present {
+                Some(batch) if (feed.index as usize) < batch.len() => {
+                    let index = feed.index;
+                    if batch.batch.gated || this.lane.has(Flag::SKIPPING) {
                         match (feed.gate)(batch, index, feed.epoch, cx) {
                             Entry::Open => {}
                             Entry::Wait => return Poll::Pending,
                             Entry::Taken => {
-                                feed.at.1 += 1;
+                                feed.index += 1;
                                 continue;
                             }
                         }
                     }
-                    feed.at.1 += 1;
+                    feed.index += 1;
                     if let Some(ticket) = batch.take(index, feed.epoch) {
                         let value = Received::new(batch.batch.clone(), index);
                         return Poll::Ready(Some(Uow::new(value, Lineage::one(ticket))));
                     }
-                    continue;
                 }
-                feed.at = (feed.at.0 + 1, 0);
-                continue;
-            }
-            feed.prune();
-            if feed.ended {
-                return Poll::Ready(None);
-            }
-            match feed.more.poll_recv(cx) {
-                Poll::Ready(Some(batch)) => feed.batches.push_back(batch),
-                Poll::Ready(None) => feed.ended = true,
-                Poll::Pending => return Poll::Pending,
+                _ => match feed.turn_over(cx) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
+                },
             }
         }
     }

@@ -15,6 +15,7 @@
 //! | [`rate_limit`](Flow::rate_limit) | not more than so many a second |
 //! | [`call`](Flow::call), [`parallel`](Flow::parallel), [`parallel_by_key`](Flow::parallel_by_key), [`with`](Flow::with) | call a dependency through its guards |
 //! | [`bulk_write`](Flow::bulk_write), [`publish`](Flow::publish) | write to a bulk API whose items fail one by one |
+//! | [`dedupe`](Flow::dedupe), [`record_done`](Flow::record_done) | leave out what has been done |
 //! | [`through`](Flow::through), [`stage`](Flow::stage), [`boxed`](Flow::boxed), [`named`](Flow::named) | own steps, type erasure, names |
 //!
 //! The examples of the combinators use a helper: `run(payloads, pipeline)` gives a stream of these payloads to a
@@ -31,13 +32,15 @@ pub(crate) use self::input::{Entry, Feed};
 pub(crate) use self::plan::{StagePlan, named_stages};
 pub(crate) use self::stage::panicked;
 pub use self::stage::{Stage, StageCx, UNITS_A_POLL};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, StageConfig};
 use crate::settle::LaneState;
 
 pub(crate) mod bulk;
 mod bulk_write;
+mod calls;
 mod compact;
 mod decode;
+mod dedupe;
 mod filter;
 mod filter_map;
 mod gather;
@@ -65,6 +68,7 @@ mod validate;
 
 pub use self::bulk_write::BulkWrite;
 pub use self::decode::{Codec, DecodeError};
+pub(crate) use self::dedupe::misplaced;
 pub(crate) use self::guard::timed_out;
 pub use self::handler::{Answer, Handler};
 pub use self::of_type::TypeFilter;
@@ -105,6 +109,21 @@ impl<S> Flow<S> {
         self.cx.plan.push(plan);
         let cx = StageCx { lane: self.cx.lane.clone(), id };
         Flow { stage: make(self.stage, cx), cx: self.cx }
+    }
+
+    /// What the configuration says of the stage that is about to be added.
+    pub(crate) fn configured(&self) -> StageConfig {
+        self.configured_at(self.cx.plan.len())
+    }
+
+    /// What the configuration says of the stage that was added last.
+    pub(crate) fn configured_last(&self) -> StageConfig {
+        self.configured_at(self.cx.plan.len().saturating_sub(1))
+    }
+
+    fn configured_at(&self, stage: usize) -> StageConfig {
+        let settings = self.cx.lane.pipeline.settings.get();
+        settings.and_then(|all| all.get(stage)).copied().unwrap_or_default()
     }
 
     /// Notes a mistake in the configuration of the stage that is about to be added or was added last.

@@ -1,8 +1,10 @@
 //! `call`, `parallel` and `with`: call a dependency through its guards.
 
 use std::ops::AsyncFn;
+use std::sync::Arc;
 
-use super::guard::{Guarded, Handling, both, new_only, work};
+use super::calls::{Calls, first};
+use super::guard::{self, Guarded, both, new_only};
 use super::plan::StagePlan;
 use super::pool::Pool;
 use super::slots::Deadlines;
@@ -121,7 +123,7 @@ where
         self.pool("with", n, false, resource, handler, both)
     }
 
-    fn pool<F, U, V, C>(
+    pub(super) fn pool<F, U, V, C>(
         mut self,
         name: &'static str,
         n: usize,
@@ -134,12 +136,12 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         C: Fn(S::Out, U) -> V + Copy,
     {
+        let n = self.configured().n.unwrap_or(n);
         let n = self.check_width(name, n);
         self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
-            let deadlines = Deadlines::new(n);
-            let guarded = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let make = Handling::new(guarded, keep, work::<S::Out, U, V, F, C>);
-            Pool::new(above, cx, n, deadlines, ordered, make)
+            let guarded = Guarded::new(cx.clone(), resource.clone(), Deadlines::new(n), handler);
+            let rest = guard::guarded::<S::Out, U, V, F, C>;
+            Pool::new(above, cx, ordered, Calls::new(n, Arc::new(guarded), first, rest, keep))
         })
     }
 }

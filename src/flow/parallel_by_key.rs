@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::guard::{Ended, Guarded, Handling, new_only, work};
+use super::calls::Rest;
+use super::guard::{Ended, Guarded, Handling, guarded, new_only};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
 use super::timer::yield_turn;
@@ -54,7 +55,7 @@ where
     KF: Fn(&T) -> K,
     K: Hash + Eq + Clone,
     C: Copy,
-    M: Fn(Arc<Guarded<H>>, Uow<T>, SlotId, C) -> F,
+    M: Fn(Arc<Guarded<H>>, Rest<T>, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     fn has_room(&self) -> bool {
@@ -78,7 +79,7 @@ where
             Err(panic) => return self.cx.fault(unit, panic),
         };
         if stopped {
-            return self.cx.returned(unit);
+            return self.cx.put_back(unit);
         }
         if busy {
             if let Some(queue) = self.busy.get_mut(&key) {
@@ -93,7 +94,7 @@ where
             Some(Ended::Faulted) => {}
             Some(Ended::Returned) => {
                 if self.cx.keeps_order() {
-                    self.stopped.insert(key);
+                    self.stop(key);
                 }
             }
             None => {
@@ -155,9 +156,12 @@ where
     fn stop(&mut self, key: K) {
         for unit in self.busy.remove(&key).into_iter().flatten() {
             self.waiting -= 1;
-            self.cx.returned(unit);
+            self.cx.put_back(unit);
         }
-        self.stopped.insert(key);
+        // where it comes again to this flow, and behind later ones at that, its key goes on
+        if !self.cx.comes_again() {
+            self.stopped.insert(key);
+        }
     }
 }
 
@@ -167,7 +171,7 @@ where
     KF: Fn(&S::Out) -> K,
     K: Hash + Eq + Clone,
     C: Copy,
-    M: Fn(Arc<Guarded<H>>, Uow<S::Out>, SlotId, C) -> F,
+    M: Fn(Arc<Guarded<H>>, Rest<S::Out>, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     type Out = U;
@@ -259,7 +263,7 @@ where
     /// # }
     /// ```
     pub fn parallel_by_key<KF, K, F, U>(
-        mut self,
+        self,
         n: usize,
         key: KF,
         resource: &Resource,
@@ -271,11 +275,30 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        let n = self.check_width("parallel_by_key", n);
-        self.add(StagePlan::new("parallel_by_key").calls(resource, n), |above, cx| {
+        self.by_key("parallel_by_key", n, key, resource, handler, new_only)
+    }
+
+    pub(super) fn by_key<KF, K, F, U, V, C>(
+        mut self,
+        name: &'static str,
+        n: usize,
+        key: KF,
+        resource: &Resource,
+        handler: F,
+        keep: C,
+    ) -> Flow<impl Stage<Out = V> + use<S, KF, K, F, U, V, C>>
+    where
+        KF: Fn(&S::Out) -> K,
+        K: Hash + Eq + Clone + Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        C: Fn(S::Out, U) -> V + Copy,
+    {
+        let n = self.configured().n.unwrap_or(n);
+        let n = self.check_width(name, n);
+        self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);
-            let guarded = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let make = Handling::new(guarded, new_only, work::<S::Out, U, U, F, _>);
+            let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
+            let make = Handling::new(shared, keep, guarded::<S::Out, U, V, F, C>);
             ByKey {
                 above,
                 work: Work {

@@ -8,74 +8,54 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::guard::{Ended, Guarded, Handling};
-use super::slots::{Deadlines, SlotId, Slots};
+use super::calls::{Calls, Made, Rest};
+use super::guard::{Ended, Guarded};
+use super::slots::SlotId;
 use super::timer::yield_turn;
 use super::{Stage, StageCx, UNITS_A_POLL};
 use crate::unit::Uow;
 
-/// Works on up to so many units at once; `make` makes the future of one.
+/// Works on up to so many units at once.
 #[pin_project]
 #[must_use = "stages do nothing unless they are driven"]
-pub(crate) struct Pool<S, M, F, U> {
+pub(crate) struct Pool<S, W, U> {
     #[pin]
     above: S,
     cx: StageCx,
-    make: M,
     /// Units keep their order: after one was returned, none behind it begins.
     ordered: bool,
     /// One was returned. The lane's own halt comes later, or not at all: when all parts of a record are
     /// decided, and never where a return is final.
     stopped: bool,
-    running: Slots<F>,
+    running: W,
     ready: VecDeque<Uow<U>>,
     ended: bool,
 }
 
-impl<S, M, F: Future, U> Pool<S, M, F, U> {
-    pub(crate) fn new(
-        above: S,
-        cx: StageCx,
-        width: usize,
-        deadlines: Arc<Deadlines>,
-        ordered: bool,
-        make: M,
-    ) -> Self {
-        Self {
-            above,
-            cx,
-            make,
-            ordered,
-            stopped: false,
-            running: Slots::new(width, deadlines),
-            ready: VecDeque::new(),
-            ended: false,
-        }
+impl<S, W, U> Pool<S, W, U> {
+    pub(crate) fn new(above: S, cx: StageCx, ordered: bool, running: W) -> Self {
+        Self { above, cx, ordered, stopped: false, running, ready: VecDeque::new(), ended: false }
     }
 }
 
-/// Polls what was woken.
+/// Takes over how a unit ended.
 #[inline]
-fn finish<F: Future<Output = Ended<U>>, U>(
-    running: &mut Slots<F>,
-    ready: &mut VecDeque<Uow<U>>,
-    stopped: &mut bool,
-    stage: &StageCx,
-    cx: &mut Context<'_>,
-) {
-    running.poll(cx, |_, ended| match ended {
+fn note<U>(ended: Ended<U>, ready: &mut VecDeque<Uow<U>>, stopped: &mut bool, stage: &StageCx) {
+    match ended {
         Ended::Out(unit) => ready.push_back(unit),
         Ended::Returned => *stopped |= stage.keeps_order(),
         Ended::Faulted => {}
-    });
+    }
 }
 
-impl<S, H, C, M, F, U> Stage for Pool<S, Handling<H, C, M>, F, U>
+impl<S, H, N, U, C, FA, A, FR, R> Stage for Pool<S, Calls<H, S::Out, N, U, C, FA, A, FR, R>, U>
 where
     S: Stage,
-    C: Copy,
-    M: Fn(Arc<Guarded<H>>, Uow<S::Out>, SlotId, C) -> F,
-    F: Future<Output = Ended<U>>,
+    C: Fn(S::Out, N) -> U + Copy,
+    FA: Fn(Arc<Guarded<H>>, S::Out, SlotId) -> A,
+    A: Future<Output = (S::Out, Made<N>)>,
+    FR: Fn(Arc<Guarded<H>>, Rest<S::Out>, C) -> R,
+    R: Future<Output = Ended<U>>,
 {
     type Out = U;
 
@@ -99,11 +79,10 @@ where
                 match this.above.as_mut().poll_next(cx) {
                     Poll::Ready(Some(unit)) => {
                         if *this.ordered && (*this.stopped || this.cx.is_halted()) {
-                            this.cx.returned(unit);
+                            this.cx.put_back(unit);
                             continue;
                         }
-                        let slot = this.running.next_free();
-                        match this.running.start(slot, this.make.start(unit, slot)) {
+                        match this.running.start(unit) {
                             Some(Ended::Out(unit)) => return Poll::Ready(Some(unit)),
                             Some(Ended::Returned) => *this.stopped |= this.cx.keeps_order(),
                             Some(Ended::Faulted) | None => {}
@@ -119,7 +98,8 @@ where
             if this.running.is_full() && !*this.ended {
                 this.above.as_mut().poll_progress(cx);
             }
-            finish(this.running, this.ready, this.stopped, this.cx, cx);
+            let (ready, stopped, stage) = (&mut *this.ready, &mut *this.stopped, &*this.cx);
+            this.running.poll(cx, |_, ended| note(ended, ready, stopped, stage));
             if let Some(unit) = this.ready.pop_front() {
                 return Poll::Ready(Some(unit));
             }
@@ -134,7 +114,8 @@ where
 
     fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
-        finish(this.running, this.ready, this.stopped, this.cx, cx);
+        let (ready, stopped, stage) = (&mut *this.ready, &mut *this.stopped, &*this.cx);
+        this.running.poll(cx, |_, ended| note(ended, ready, stopped, stage));
         if !*this.ended {
             this.above.poll_progress(cx);
         }

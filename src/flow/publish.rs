@@ -12,7 +12,7 @@ use super::inline::{Inline, Step};
 use super::plan::StagePlan;
 use super::{BulkWrite, Flow, Stage, StageCx};
 use crate::error::{Class, StepError};
-use crate::fault::effect_id;
+use crate::fault::{effect_id, named_effect_id};
 use crate::record::Timestamp;
 use crate::resource::Resource;
 use crate::sink::Sink;
@@ -26,6 +26,7 @@ use crate::unit::{Lineage, Uow};
 pub struct NewEvent {
     kind: String,
     key: Option<String>,
+    identity: Option<String>,
     tags: BTreeMap<String, String>,
     body: Bytes,
 }
@@ -39,6 +40,7 @@ impl NewEvent {
         Ok(Self {
             kind: kind.into(),
             key: None,
+            identity: None,
             tags: BTreeMap::new(),
             body: serde_json::to_vec(body)?.into(),
         })
@@ -48,6 +50,15 @@ impl NewEvent {
     #[must_use]
     pub fn with_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
+        self
+    }
+
+    /// With what makes it the one that it is: two of a type with the same identity get the same id, whatever they were
+    /// made of. For what several events lead to, each by itself (an order is complete, whichever of its events came last);
+    /// without it the id is that of the unit it was made of. Time and causes are those of the unit all the same.
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<String>) -> Self {
+        self.identity = Some(identity.into());
         self
     }
 
@@ -77,7 +88,8 @@ impl fmt::Debug for NewEvent {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Publication {
-    /// UUID v5 over processor, pipeline, stage, type, and the records it was made of.
+    /// UUID v5 over processor, pipeline, stage, type, and the records it was made of, or the identity that it was
+    /// [given](NewEvent::with_identity).
     pub id: Uuid,
     /// Its type.
     pub kind: String,
@@ -114,13 +126,14 @@ impl Publication {
     fn new(cx: &StageCx, new: NewEvent, lineage: &Lineage) -> Self {
         let pipeline = &cx.lane.pipeline;
         let stage = pipeline.stage(cx.id).name;
-        let id = effect_id(
-            &pipeline.processor,
-            &pipeline.name,
-            &stage,
-            &new.kind,
-            lineage.members().map(|(ticket, part)| (ticket.record(), part)),
-        );
+        let (processor, name) = (&pipeline.processor, &pipeline.name);
+        let id = match &new.identity {
+            Some(identity) => named_effect_id(processor, name, &stage, &new.kind, identity),
+            None => {
+                let records = lineage.members().map(|(ticket, part)| (ticket.record(), part));
+                effect_id(processor, name, &stage, &new.kind, records)
+            }
+        };
         let mut time = None;
         let mut causation = Vec::new();
         for (ticket, _) in lineage.members() {
@@ -139,7 +152,7 @@ impl Publication {
             .find_map(|record| record.header("traceparent"))
             .and_then(|value| std::str::from_utf8(value).ok())
             .map(str::to_owned);
-        let NewEvent { kind, key, tags, body } = new;
+        let NewEvent { kind, key, tags, body, .. } = new;
         let time = time.unwrap_or_default();
         Self { id, kind, time, key, tags, causation, traceparent, body }
     }

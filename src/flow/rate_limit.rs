@@ -79,6 +79,7 @@ impl<S: Stage> Flow<S> {
     /// ```
     pub fn rate_limit(self, rate: Rate) -> Flow<impl Stage<Out = S::Out> + use<S>> {
         let mut flow = self;
+        let rate = flow.configured().rate.map_or(rate, |rate| rate.rate());
         if let Err(error) = rate.check("rate_limit") {
             flow.cx.mistakes.push(error);
         }

@@ -50,20 +50,21 @@ impl Deadlines {
 
     /// Runs `future` for at most `limit`, in slot `slot`. At most one at a time in a slot.
     #[inline]
-    pub(crate) fn limit<F: Future>(
-        &self,
-        slot: SlotId,
-        limit: Duration,
-        future: F,
-    ) -> Limited<'_, F> {
+    pub(crate) fn limit<F: Future>(&self, slot: SlotId, limit: Span, future: F) -> Limited<'_, F> {
         Limited { future, deadlines: self, slot, limit, asked: false }
     }
 
     /// Waits in slot `slot`.
     pub(crate) async fn pause(&self, slot: SlotId, span: Duration) {
         if !span.is_zero() {
-            let _ = self.limit(slot, span, std::future::pending::<()>()).await;
+            let _ = self.limit(slot, Span::of(span), std::future::pending::<()>()).await;
         }
+    }
+
+    /// Whether what [`Slots::ask`] asked for in slot `slot` has passed.
+    #[inline]
+    pub(crate) fn is_expired(&self, slot: SlotId) -> bool {
+        self.at[slot.index()].load(Ordering::Relaxed) == EXPIRED
     }
 
     fn now(&self) -> u64 {
@@ -89,6 +90,17 @@ impl Wake for SlotWaker {
     }
 }
 
+/// How long something may take, in microseconds rounded up: never early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(u64);
+
+impl Span {
+    pub(crate) fn of(span: Duration) -> Self {
+        let micros = u64::from(span.subsec_nanos().div_ceil(1_000));
+        Self(span.as_secs().saturating_mul(1_000_000).saturating_add(micros).min(LONGEST))
+    }
+}
+
 /// Names a slot of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotId(u32);
@@ -105,6 +117,9 @@ pub(crate) struct Slots<F> {
     futures: Vec<Pin<Box<Option<F>>>>,
     wakers: Vec<Waker>,
     free: Vec<u32>,
+    /// A bit a slot that has a future to be polled. One that is done stays where it is until the next is set
+    /// into its slot: that spares every unit a second visit of the slot.
+    busy: Box<[u64]>,
     capacity: u32,
     deadlines: Arc<Deadlines>,
     timer: Timer,
@@ -123,6 +138,7 @@ impl<F: Future> Slots<F> {
             futures: Vec::new(),
             wakers: Vec::new(),
             free: Vec::new(),
+            busy: vec![0; n.div_ceil(64)].into(),
             capacity: u32::try_from(n).expect("fewer than 2^32 slots"),
             deadlines,
             timer: Timer::default(),
@@ -154,6 +170,26 @@ impl<F: Future> Slots<F> {
         }
     }
 
+    /// Makes a free slot the one that is used next: work that ended goes on in it.
+    pub(crate) fn claim(&mut self, slot: SlotId) {
+        let place = self.free.iter().rposition(|free| *free == slot.0);
+        let place = place.expect("only a free slot is claimed");
+        let last = self.free.len() - 1;
+        self.free.swap(place, last);
+    }
+
+    /// Polls the future in slot `slot` once more when this span is over, for it to end itself. To be called
+    /// right after `start` has begun it.
+    #[inline]
+    pub(crate) fn ask(&mut self, slot: SlotId, span: Span) {
+        let at = &self.deadlines.at[slot.index()];
+        // a timer of its own goes first: it is asked for already
+        if at.load(Ordering::Relaxed) == NONE {
+            at.store(ASK | span.0, Ordering::Relaxed);
+            self.asked.push(slot.0);
+        }
+    }
+
     #[cold]
     fn grow(&mut self) -> SlotId {
         assert!(self.futures.len() < self.capacity as usize, "no slot is free");
@@ -166,25 +202,33 @@ impl<F: Future> Slots<F> {
     }
 
     /// Starts a future in the slot that `next_free` named, and polls it once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn start(&mut self, slot: SlotId, future: F) -> Option<F::Output> {
         debug_assert_eq!(self.free.last(), Some(&slot.0));
-        self.futures[slot.index()].as_mut().set(Some(future));
-        let output = self.poll_slot(slot.0);
-        if output.is_none() {
-            self.free.pop();
+        let index = slot.index();
+        // before the poll and not after it: what comes out of it is large, and is handed on untouched
+        let at = &self.deadlines.at[index];
+        if at.load(Ordering::Relaxed) != NONE {
+            at.store(NONE, Ordering::Relaxed);
         }
-        output
+        let place = &mut self.futures[index];
+        place.as_mut().set(Some(future));
+        let future = place.as_mut().as_pin_mut()?;
+        if let Poll::Ready(output) = future.poll(&mut Context::from_waker(&self.wakers[index])) {
+            return Some(output);
+        }
+        self.free.pop();
+        self.busy[index / 64] |= 1 << (slot.0 % 64);
+        self.note_asked(slot.0);
+        None
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_slot(&mut self, slot: u32) -> Option<F::Output> {
         let index = slot as usize;
-        let mut pinned = self.futures[index].as_mut();
-        let future = pinned.as_mut().as_pin_mut()?;
+        let future = self.futures[index].as_mut().as_pin_mut()?;
         match future.poll(&mut Context::from_waker(&self.wakers[index])) {
             Poll::Ready(output) => {
-                pinned.set(None);
                 let at = &self.deadlines.at[index];
                 if at.load(Ordering::Relaxed) != NONE {
                     at.store(NONE, Ordering::Relaxed);
@@ -192,17 +236,29 @@ impl<F: Future> Slots<F> {
                 Some(output)
             }
             Poll::Pending => {
-                let at = self.deadlines.at[index].load(Ordering::Relaxed);
-                if at & ASK != 0 && at != EXPIRED {
-                    self.asked.push(slot);
-                }
+                self.note_asked(slot);
                 None
             }
         }
     }
 
+    #[inline]
+    fn note_asked(&mut self, slot: u32) {
+        let at = self.deadlines.at[slot as usize].load(Ordering::Relaxed);
+        if at & ASK != 0 && at != EXPIRED {
+            self.asked.push(slot);
+        }
+    }
+
+    #[inline(never)]
     fn poll_and_free(&mut self, slot: u32, out: &mut impl FnMut(SlotId, F::Output)) {
+        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        // woken once more after it was done
+        if self.busy[word] & bit == 0 {
+            return;
+        }
         if let Some(output) = self.poll_slot(slot) {
+            self.busy[word] &= !bit;
             self.free.push(slot);
             out(SlotId(slot), output);
         }
@@ -251,6 +307,7 @@ impl<F: Future> Slots<F> {
         }
     }
 
+    #[inline(never)]
     fn keep_time(&mut self, cx: &mut Context<'_>, out: &mut impl FnMut(SlotId, F::Output)) {
         loop {
             if !self.asked.is_empty() {
@@ -307,7 +364,7 @@ pub(crate) struct Limited<'a, F> {
     future: F,
     deadlines: &'a Deadlines,
     slot: SlotId,
-    limit: Duration,
+    limit: Span,
     asked: bool,
 }
 
@@ -331,8 +388,7 @@ impl<F: Future> Future for Limited<'_, F> {
         }
         if !*this.asked {
             *this.asked = true;
-            let span = u64::try_from(this.limit.as_nanos().div_ceil(1_000)).unwrap_or(LONGEST);
-            at.store(ASK | span.min(LONGEST), Ordering::Relaxed);
+            at.store(ASK | this.limit.0, Ordering::Relaxed);
         } else if at.load(Ordering::Relaxed) == EXPIRED {
             at.store(NONE, Ordering::Relaxed);
             return Poll::Ready(Err(Elapsed));
@@ -366,7 +422,8 @@ mod tests {
             let deadlines = deadlines.clone();
             let future = async move {
                 let limit = Duration::from_micros(micros);
-                let out = deadlines.limit(slot, limit, std::future::pending::<()>()).await;
+                let out =
+                    deadlines.limit(slot, Span::of(limit), std::future::pending::<()>()).await;
                 assert_eq!(out, Err(Elapsed));
                 let took = begin.elapsed();
                 assert!(took >= limit, "early: {took:?} of {limit:?}");
@@ -385,7 +442,7 @@ mod tests {
         let d = deadlines.clone();
         slots.start(slot, async move {
             let limit = Duration::from_millis(5);
-            d.limit(slot, limit, tokio::time::sleep(limit)).await
+            d.limit(slot, Span::of(limit), tokio::time::sleep(limit)).await
         });
         assert_eq!(drain(&mut slots).await, [Ok(())]);
     }
@@ -446,7 +503,8 @@ mod tests {
             slots.start(slot, async move {
                 if n == 0 {
                     let limit = Duration::from_millis(10);
-                    let _ = deadlines.limit(slot, limit, std::future::pending::<()>()).await;
+                    let _ =
+                        deadlines.limit(slot, Span::of(limit), std::future::pending::<()>()).await;
                     over.store(true, Ordering::Relaxed);
                     return;
                 }

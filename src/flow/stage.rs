@@ -96,6 +96,12 @@ impl StageCx {
         self.lane.has(Flag::HALTED | Flag::FATAL)
     }
 
+    /// Whether what is returned comes again to this same flow, as on sources that acknowledge one by one: then
+    /// a returned unit must not stop its key for ever.
+    pub fn comes_again(&self) -> bool {
+        self.lane.has(Flag::EACH)
+    }
+
     /// Whether the lane drains: what would wait without end is returned instead.
     pub fn is_draining(&self) -> bool {
         self.lane.has(Flag::DRAINING)
@@ -110,7 +116,7 @@ impl StageCx {
     /// Whether a unit that was returned is fed again before those behind it. A source that acknowledges one by
     /// one gives it again when it pleases, and those behind it do not wait.
     pub(crate) fn keeps_order(&self) -> bool {
-        !self.lane.has(Flag::EACH)
+        !self.comes_again()
     }
 
     /// Runs user code, and makes a panic in it an error of class [`Class::Panic`].
@@ -127,16 +133,26 @@ impl StageCx {
         lineage.decide(Fate::Returned);
     }
 
+    /// Gives a unit back that never began, because of another one before it.
+    pub(crate) fn put_back<T>(&self, unit: Uow<T>) {
+        let (value, lineage) = unit.into_parts();
+        drop(value);
+        lineage.put_back();
+    }
+
     pub(crate) fn fatal(&self, lineage: Lineage, error: &StepError) {
         self.lane.note_class(Class::Fatal);
-        tracing::error!(
-            target: "streambreaker::lane",
-            pipeline = %self.lane.pipeline.name,
-            shard = %self.lane.shard,
-            stage = %self.lane.pipeline.stage(self.id).name,
-            error.type = error.name(),
-            "a unit ended in a fatal error; the lane halts and feeds it again after a backoff",
-        );
+        if let Some(count) = self.lane.pipeline.lines.fatal.due() {
+            tracing::error!(
+                target: "streambreaker::lane",
+                pipeline = %self.lane.pipeline.name,
+                shard = %self.lane.shard,
+                stage = %self.lane.pipeline.stage(self.id).name,
+                error.type = error.name(),
+                count,
+                "a unit ended in a fatal error; the lane halts and feeds it again after a backoff",
+            );
+        }
         self.lane.raise(Flag::FATAL);
         lineage.decide(Fate::Returned);
     }

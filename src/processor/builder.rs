@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -13,15 +13,16 @@ use super::budget::TimeBudget;
 use super::core::{CommitPolicy, Core, InFlight, Parts, Pipeline};
 use super::drive::{Make, erase};
 use crate::clock::{Clock, Random, SystemClock};
-use crate::config::ConfigError;
+use crate::config::{Config, ConfigError, InFlightConfig, Size, Span, StageConfig};
 use crate::envelope::{Envelope, JsonEnvelope};
 use crate::fault::{
     FaultDesk, FaultEvent, FaultList, FloodGuard, Floodgate, Hold, Oversize, Scrub, Scrubber,
 };
-use crate::flow::{Flow, Input, Stage, StagePlan, named_stages, panicked};
+use crate::flow::{Flow, Input, Stage, StagePlan, misplaced, named_stages, panicked};
+use crate::minutely::Minutely;
 use crate::record::ShardId;
 use crate::resource::Resource;
-use crate::settle::{LaneState, PipelineInfo};
+use crate::settle::{LaneState, Lines, PipelineInfo};
 use crate::sink::Sink;
 use crate::source::{BoxSource, Caps, Source, boxed};
 
@@ -89,6 +90,7 @@ pub struct ProcessorBuilder {
     oversize: Arc<dyn Oversize>,
     clock: Arc<dyn Clock>,
     seed: Option<u64>,
+    config: Config,
     mistakes: Vec<ConfigError>,
 }
 
@@ -122,6 +124,7 @@ impl ProcessorBuilder {
             oversize: Arc::new(Hold),
             clock: Arc::new(SystemClock),
             seed: None,
+            config: Config::default(),
             mistakes: Vec::new(),
         }
     }
@@ -162,7 +165,7 @@ impl ProcessorBuilder {
         self
     }
 
-    /// Adds a pipeline: a function from a flow of records to a flow of anything. It is called once by
+    /// Adds a pipeline: a function from a flow of records to a flow of anything. It is called by
     /// `build()`, to see its stages, then once a lane, and again whenever a lane is built anew.
     ///
     /// All pipelines of a processor see every record and share its checkpoint; a slow one holds the others at
@@ -306,6 +309,80 @@ impl ProcessorBuilder {
         self
     }
 
+    /// Takes a configuration. Code sets defaults, configuration wins, whatever is called first. Resources take
+    /// theirs by [`ResourceBuilder::config`](crate::resource::ResourceBuilder::config).
+    ///
+    /// Names of pipelines, stages and resources that do not exist are reported by [`build`](Self::build), with
+    /// those that do.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What the configuration changes.
+    fn configure(&mut self) {
+        let config = &self.config.processor;
+        let in_flight = |limit: InFlight, config: &InFlightConfig| InFlight {
+            records: config.records.unwrap_or(limit.records),
+            bytes: config.bytes.map_or(limit.bytes, Size::get),
+        };
+        self.limits = in_flight(self.limits, &config.in_flight);
+        self.total = in_flight(self.total, &config.in_flight_total);
+        self.commit = CommitPolicy {
+            every: config.commit.every.map_or(self.commit.every, Span::get),
+            records: config.commit.records.unwrap_or(self.commit.records),
+            timeout: config.commit.timeout.map_or(self.commit.timeout, Span::get),
+        };
+        self.drain = config.drain.map_or(self.drain, Span::get);
+        self.deadline = config.deadline.map(Span::get).or(self.deadline);
+        self.max_deliveries = config.max_deliveries.unwrap_or(self.max_deliveries);
+        self.stall = config.stall_after.map_or(self.stall, Span::get);
+        self.fault_timeout = config.fault_timeout.map_or(self.fault_timeout, Span::get);
+        if let Some(flood) = &config.flood_guard {
+            self.flood = flood.apply(self.flood);
+        }
+    }
+
+    /// What the configuration says of the stages of a pipeline, in their order.
+    fn stage_settings(
+        &self,
+        pipeline: &str,
+        plan: &[StagePlan],
+        mistakes: &mut Vec<ConfigError>,
+    ) -> Vec<StageConfig> {
+        let names: Vec<String> = named_stages(plan).into_iter().map(|stage| stage.name).collect();
+        let Some(config) = self.config.pipelines.get(pipeline) else { return Vec::new() };
+        for name in config.stages.keys().filter(|name| !names.contains(name)) {
+            mistakes.push(ConfigError::new(
+                format!("pipelines.{pipeline}.stages"),
+                format!("`{}`, which is unknown", name.escape_debug()),
+                format!("one of {}", names.join(", ")),
+            ));
+        }
+        names.iter().map(|name| config.stages.get(name).copied().unwrap_or_default()).collect()
+    }
+
+    /// Names in the configuration that nothing here has.
+    fn unknown_names(&self, resources: &[Resource], mistakes: &mut Vec<ConfigError>) {
+        let pipelines: Vec<&str> = self.pipelines.iter().map(|spec| &*spec.name).collect();
+        let known: Vec<&str> = resources.iter().map(Resource::name).collect();
+        let mut check = |field: &str, name: &str, known: &[&str]| {
+            if !known.contains(&name) {
+                mistakes.push(ConfigError::new(
+                    field,
+                    format!("`{}`, which is unknown", name.escape_debug()),
+                    format!("one of {}", known.join(", ")),
+                ));
+            }
+        };
+        for name in self.config.pipelines.keys() {
+            check("pipelines", name, &pipelines);
+        }
+        for name in self.config.resources.keys() {
+            check("resources", name, &known);
+        }
+    }
+
     /// Checks everything, and builds.
     ///
     /// # Errors
@@ -313,6 +390,7 @@ impl ProcessorBuilder {
     /// each pipeline whose worst case is above the deadline.
     pub fn build(mut self) -> Result<Processor, BuildError> {
         let mut mistakes = std::mem::take(&mut self.mistakes);
+        self.configure();
         let caps = self.source.as_ref().map(Source::caps);
         self.check(caps.as_ref(), &mut mistakes);
         let enabled = self.enabled(&mut mistakes);
@@ -321,16 +399,31 @@ impl ProcessorBuilder {
         let mut budgets = Vec::new();
         let mut resources: Vec<Resource> = Vec::new();
         for (index, spec) in self.pipelines.iter().enumerate() {
+            let config = self.config.pipelines.get(&spec.name);
+            let flood = config
+                .and_then(|config| config.flood_guard.as_ref())
+                .map_or(self.flood, |flood| flood.apply(self.flood));
+            if let Err(error) = flood.check(&format!("pipeline `{}`", spec.name)) {
+                mistakes.push(error);
+            }
             let info = Arc::new(PipelineInfo {
                 name: spec.name.clone(),
                 index,
                 processor: self.name.clone(),
                 formerly: spec.formerly.clone(),
                 stages: OnceLock::new(),
-                flood: Floodgate::new(self.flood, &*self.name, &*spec.name),
+                settings: OnceLock::new(),
+                flood: Floodgate::new(flood, &*self.name, &*spec.name),
                 restarts: AtomicU64::new(0),
+                paused: AtomicBool::new(false),
+                lines: Lines::default(),
             });
+            // once to learn the names of the stages, and once more with what is configured for them
+            let plan = self.dry_run(&info, &spec.make, &mut Vec::new());
+            let settings = self.stage_settings(&spec.name, &plan, &mut mistakes);
+            let _ = info.settings.set(settings);
             let plan = self.dry_run(&info, &spec.make, &mut mistakes);
+            mistakes.extend(misplaced(&spec.name, &plan));
             for resource in plan.iter().filter_map(|stage| stage.resource.as_ref()) {
                 if !resources.iter().any(|known| known.is(resource)) {
                     resources.push(resource.clone());
@@ -343,9 +436,11 @@ impl ProcessorBuilder {
                 make: spec.make.clone(),
                 enabled: enabled.contains(&spec.name),
                 patience: budget.total.saturating_add(PATIENCE).min(LONGEST),
+                plan,
             });
             budgets.push(budget);
         }
+        self.unknown_names(&resources, &mut mistakes);
         for (index, resource) in resources.iter().enumerate() {
             if resources[..index].iter().any(|other| other.name() == resource.name()) {
                 mistakes.push(ConfigError::new(
@@ -374,6 +469,9 @@ impl ProcessorBuilder {
             random: random.clone(),
             stored: AtomicU64::new(0),
             kinds: Mutex::default(),
+            labels: Arc::default(),
+            unwritten: Minutely::default(),
+            held: Minutely::default(),
         });
         let core = Core::new(Parts {
             name: self.name,
@@ -476,9 +574,6 @@ impl ProcessorBuilder {
         if self.max_deliveries < 2 {
             refuse("max_deliveries", self.max_deliveries.to_string(), "a number from 2");
         }
-        if let Err(error) = self.flood.check(&format!("processor `{}`", self.name)) {
-            mistakes.push(error);
-        }
     }
 
     fn enabled(&self, mistakes: &mut Vec<ConfigError>) -> BTreeSet<String> {
@@ -502,6 +597,10 @@ impl ProcessorBuilder {
             self.only.as_ref().map(|only| only.iter().filter_map(|name| find(name)).collect());
         let without: BTreeSet<String> = self.without.iter().filter_map(|name| find(name)).collect();
         all.into_iter()
+            .filter(|name| {
+                let config = self.config.pipelines.get(*name).and_then(|config| config.enabled);
+                config.is_none_or(|enabled| enabled)
+            })
             .filter(|name| only.as_ref().is_none_or(|only| only.contains(*name)))
             .filter(|name| !without.contains(*name))
             .map(str::to_owned)

@@ -43,7 +43,7 @@ pub(crate) async fn commit_loop(
     let backoff = Retry::exponential().max_attempts(u32::MAX).cap(Duration::from_secs(10));
     let mut idle = Some(acker);
     let mut calling: Option<Calling> = None;
-    let mut committed: Option<Position> = None;
+    let mut committed = shard.committed().clone();
     let mut acks: Vec<(Position, Ack)> = Vec::new();
     let mut last = Instant::now();
     let mut counted = 0;
@@ -51,14 +51,24 @@ pub(crate) async fn commit_loop(
     let mut not_before = Instant::now();
     let extend_every =
         if shard.caps.extends { shard.caps.deadline.map(|deadline| deadline / 3) } else { None };
+    // a call that hangs must not outlast the leases that are to be extended
+    let timeout = extend_every.map_or(policy.timeout, |every| every.min(policy.timeout));
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
 
     loop {
         let (prefix, settled) = advance(&shard, &mut acks);
         let news = match shard.caps.acknowledge {
-            Acknowledge::Prefix => prefix != committed,
+            // not below what an earlier ownership has committed: it is only a redelivery
+            Acknowledge::Prefix => prefix > committed,
             Acknowledge::Each => !acks.is_empty(),
         };
+        if shard.core.gate.is_busy() {
+            shard.core.gate.look();
+            if !news && calling.is_none() {
+                // it may have been a redelivery, of which nothing is left to commit
+                let_next_in(&shard);
+            }
+        }
         let finishing = *finish.borrow();
         let now = Instant::now();
         if news {
@@ -76,7 +86,7 @@ pub(crate) async fn commit_loop(
                         }
                         _ => Call::Each(std::mem::take(&mut acks)),
                     };
-                    calling = Some(settle(acker, call, policy.timeout));
+                    calling = Some(settle(acker, call, timeout));
                 }
             }
         } else {
@@ -84,8 +94,7 @@ pub(crate) async fn commit_loop(
             last = now;
             if finishing {
                 if let Some(acker) = idle.take() {
-                    let released = acker.release().await;
-                    return CommitEnd::Finished { released: released.is_ok() };
+                    return CommitEnd::Finished { released: release(acker, policy.timeout).await };
                 }
             }
         }
@@ -93,14 +102,19 @@ pub(crate) async fn commit_loop(
             if let Some(acker) = idle.take() {
                 extend_at = extend_every.map(|every| now + every);
                 let held = shard.tracker().held();
-                calling = Some(extend(acker, held, policy.timeout));
+                calling = Some(extend(acker, held, timeout));
             }
         }
         let wake = if idle.is_none() {
             None
         } else {
-            let commit_at = news
-                .then(|| if finishing { not_before } else { not_before.max(last + policy.every) });
+            let commit_at = match news {
+                true if finishing => Some(not_before),
+                true => Some(not_before.max(last + policy.every)),
+                // a lane tells only of whole batches: one stuck record must not hide what was settled before it
+                false if shard.tracker().records_in_flight() > 0 => Some(now + policy.every),
+                false => None,
+            };
             commit_at.into_iter().chain(extend_at).min()
         };
         tokio::select! {
@@ -128,7 +142,8 @@ pub(crate) async fn commit_loop(
                 }
                 match (call, failed) {
                     (Call::Through(position), false) => {
-                        committed = Some(position);
+                        committed = Some(position.clone());
+                        *shard.committed() = Some(position);
                         shard.core.note_commit(&shard);
                     }
                     (Call::Each(sent), true) => {
@@ -139,7 +154,9 @@ pub(crate) async fn commit_loop(
                     (Call::Each(_), false) => shard.core.note_commit(&shard),
                     (Call::Through(_) | Call::Extend, _) => {}
                 }
-                shard.core.gate.look();
+                if !failed {
+                    let_next_in(&shard);
+                }
             }
             () = shard.signal.notified() => {}
             () = async { match wake {
@@ -154,6 +171,15 @@ pub(crate) async fn commit_loop(
             }
         }
     }
+}
+
+/// All that was settled is committed: if a record that may kill the process was among it, the next may begin.
+fn let_next_in(shard: &Shard) {
+    let tracker = shard.tracker();
+    shard
+        .core
+        .gate
+        .committed(&shard.faults, |batch, index| !tracker.is_open(batch, index as usize));
 }
 
 /// Moves the settled prefix on, and collects what can be acknowledged one by one.
@@ -176,6 +202,11 @@ fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>,
     };
     shard.note_in_flight();
     (prefix, settled)
+}
+
+/// Gives a shard back; one that hangs must not keep the processor alive. Whether it went well.
+pub(crate) async fn release(acker: Box<dyn Acker>, limit: Duration) -> bool {
+    matches!(tokio::time::timeout(limit, acker.release()).await, Ok(Ok(())))
 }
 
 /// A commit whose reply is late counts as not done.

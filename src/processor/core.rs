@@ -2,23 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use metrics::SharedString;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::drive::Make;
 use super::gate::Gate;
+use super::gauges::{Gauges, Told};
 use super::shard::Shard;
+use super::status::Phase;
 use crate::clock::{Clock, Random};
 use crate::envelope::Envelope;
 use crate::fault::FaultDesk;
+use crate::flow::StagePlan;
+use crate::labels::Labels;
+use crate::minutely::Minutely;
 use crate::record::{Position, Record, ShardId};
 use crate::resource::{Resource, Retry};
 use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
 use crate::source::{CommitError, SourceError};
+
+/// Gaps that a report lists.
+const MOST_GAPS: usize = 1_000;
 
 /// A limit of records and bytes in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +52,7 @@ pub(crate) struct Pipeline {
     pub(crate) enabled: bool,
     /// The worst case of a unit: how long a halted flow may go on.
     pub(crate) patience: Duration,
+    pub(crate) plan: Vec<StagePlan>,
 }
 
 pub(crate) struct Core {
@@ -63,10 +73,22 @@ pub(crate) struct Core {
     pub(crate) max_deliveries: u32,
     pub(crate) stall: Duration,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) dead: AtomicBool,
+    dead: AtomicBool,
+    phase: AtomicU8,
     commits: AtomicU64,
     unconfirmed: AtomicU64,
+    labels: Arc<Labels>,
+    lines: Lines,
     book: Mutex<Book>,
+}
+
+/// What a processor says in the log, over all its shards, at most once a minute each.
+#[derive(Default)]
+struct Lines {
+    source: Minutely,
+    commit: Minutely,
+    gap: Minutely,
+    stall: Minutely,
 }
 
 /// What is remembered over shards.
@@ -77,6 +99,7 @@ struct Book {
     gaps: Vec<Gap>,
     passed_by: BTreeMap<ShardId, (Position, Position)>,
     told: Vec<Tally>,
+    gauges: Told,
 }
 
 /// How much all shards have in flight together.
@@ -142,6 +165,7 @@ pub(crate) struct Parts {
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let told = vec![Tally::default(); parts.pipelines.len()];
+        let labels = parts.desk.labels.clone();
         Arc::new(Self {
             name: parts.name,
             pipelines: parts.pipelines,
@@ -161,8 +185,11 @@ impl Core {
             stall: parts.stall,
             gate: Arc::default(),
             dead: AtomicBool::new(false),
+            phase: AtomicU8::new(0),
             commits: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
+            labels,
+            lines: Lines::default(),
             book: Mutex::new(Book { told, ..Book::default() }),
         })
     }
@@ -197,6 +224,24 @@ impl Core {
         self.dead.store(true, Ordering::Release);
     }
 
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Idle,
+            1 => Phase::Starting,
+            2 => Phase::Running,
+            3 => Phase::Draining,
+            _ => Phase::Stopped,
+        }
+    }
+
     pub(crate) fn source_backoff(&self) -> Retry {
         Retry::exponential().max_attempts(u32::MAX).no_quick().cap(Duration::from_secs(10))
     }
@@ -211,8 +256,40 @@ impl Core {
         backoff.delay(deliveries, &self.random).unwrap_or(Duration::from_secs(30))
     }
 
-    pub(crate) fn note_gap(&self, gap: Gap) {
-        self.book().gaps.push(gap);
+    /// The source lost records before they were read.
+    pub(crate) fn note_gap(&self, shard: &Shard, from: &Position, to: &Position) {
+        metrics::counter!(
+            "streambreaker_gaps_total",
+            "processor" => self.name.clone(), "stream" => self.stream_label(&shard.stream)
+        )
+        .increment(1);
+        if let Some(count) = self.lines.gap.due() {
+            tracing::error!(
+                target: "streambreaker::lane",
+                processor = %self.name, stream = %shard.stream, shard = %shard.id, %from, %to, count,
+                "records were lost before they were read",
+            );
+        }
+        let mut book = self.book();
+        // a source that reports gaps without end must not fill the memory; the metric counts all of them
+        if book.gaps.len() < MOST_GAPS {
+            book.gaps.push(Gap::new(shard.stream.to_string(), &shard.id, from, to));
+        }
+    }
+
+    /// A shard stands still: whether to say so, and how often it was.
+    pub(crate) fn stall_is_due(&self) -> Option<u64> {
+        self.lines.stall.due()
+    }
+
+    /// The stream as a label of metrics.
+    pub(crate) fn stream_label(&self, stream: &str) -> SharedString {
+        self.labels.stream.of(stream)
+    }
+
+    /// The shard as a label of metrics.
+    pub(crate) fn shard_label(&self, shard: &ShardId) -> SharedString {
+        self.labels.shard.of(shard.as_str())
     }
 
     pub(crate) fn note_unconfirmed(&self, faults: u64) {
@@ -235,7 +312,9 @@ impl Core {
         self.commits.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(
             "streambreaker_commits_total",
-            "processor" => self.name.clone(), "stream" => shard.stream.to_string(), "outcome" => "done"
+            "processor" => self.name.clone(),
+            "stream" => self.stream_label(&shard.stream),
+            "outcome" => "done",
         )
         .increment(1);
     }
@@ -243,14 +322,18 @@ impl Core {
     pub(crate) fn note_commit_error(&self, shard: &Shard, error: &CommitError) {
         metrics::counter!(
             "streambreaker_commits_total",
-            "processor" => self.name.clone(), "stream" => shard.stream.to_string(), "outcome" => "failed"
+            "processor" => self.name.clone(),
+            "stream" => self.stream_label(&shard.stream),
+            "outcome" => "failed",
         )
         .increment(1);
-        tracing::warn!(
-            target: "streambreaker::lane",
-            stream = %shard.stream, shard = %shard.id, %error,
-            "a commit did not go through; it is tried again",
-        );
+        if let Some(count) = self.lines.commit.due() {
+            tracing::warn!(
+                target: "streambreaker::lane",
+                processor = %self.name, stream = %shard.stream, shard = %shard.id, %error, count,
+                "a commit did not go through; it is tried again",
+            );
+        }
     }
 
     pub(crate) fn note_source_error(
@@ -261,14 +344,19 @@ impl Core {
     ) {
         metrics::counter!(
             "streambreaker_source_errors_total",
-            "processor" => self.name.clone(), "stream" => stream.to_owned()
+            "processor" => self.name.clone(), "stream" => self.stream_label(stream)
         )
         .increment(1);
-        tracing::warn!(
-            target: "streambreaker::lane",
-            %stream, shard = shard.map(tracing::field::display), %error,
-            "the source failed",
-        );
+        let fatal = matches!(error, SourceError::Fatal(_));
+        // what ends the processor is always said
+        if let Some(count) = self.lines.source.due().or(fatal.then_some(1)) {
+            tracing::warn!(
+                target: "streambreaker::lane",
+                processor = %self.name, %stream, shard = shard.map(tracing::field::display), %error,
+                count,
+                "the source failed",
+            );
+        }
     }
 
     /// How the records of each pipeline stand: of all shards that were ever owned.
@@ -334,6 +422,7 @@ impl Core {
             commits: self.commits.load(Ordering::Relaxed),
             elapsed,
             drained: true,
+            stopped: false,
             error: None,
         }
     }
@@ -348,8 +437,9 @@ impl Core {
     /// Tells metrics what came since the last time, and warns of what stands still.
     pub(crate) fn tick(&self) {
         let now = self.clock.now();
+        let mut gauges = Gauges::default();
         for shard in self.shards() {
-            super::observe::shard(self, &shard, now);
+            super::observe::shard(self, &shard, now, &mut gauges);
         }
         let tallies = self.tallies();
         let mut book = self.book();
@@ -358,12 +448,14 @@ impl Core {
             super::observe::records(self, &pipeline.info.name, told, tally);
             *told = *tally;
         }
+        book.gauges.tell(gauges);
         drop(book);
         let instant = tokio::time::Instant::now();
         for resource in &self.resources {
             resource.publish_metrics(instant);
         }
         super::observe::totals(self);
+        self.desk.say_what_is_left(self.phase() == Phase::Stopped);
     }
 }
 

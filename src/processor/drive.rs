@@ -9,7 +9,7 @@ use pin_project::pin_project;
 use crate::config::ConfigError;
 use crate::flow::timer::yield_turn;
 use crate::flow::{Flow, Input, Stage, StagePlan, UNITS_A_POLL};
-use crate::settle::{Fate, LaneState};
+use crate::settle::LaneState;
 
 /// A flow without its type.
 pub(crate) trait Drive: Send {
@@ -55,12 +55,13 @@ impl<S: Stage + Send> Drive for Finish<S> {
         let mut this = self.project();
         this.lane.begin_turn();
         let mut good = 0;
+        let mut tell = false;
         let poll = loop {
             match this.stage.as_mut().poll_next(cx) {
                 Poll::Ready(Some(unit)) => {
                     let (value, lineage) = unit.into_parts();
                     drop(value);
-                    lineage.decide(Fate::Done);
+                    tell |= lineage.done_quietly();
                     good += 1;
                     if good == UNITS_A_POLL {
                         // what is ready at once must not keep the rest from its deadlines
@@ -73,6 +74,10 @@ impl<S: Stage + Send> Drive for Finish<S> {
                 Poll::Pending => break Poll::Pending,
             }
         };
+        if tell {
+            // once a turn, not for every record while the reader stands at its limit
+            this.lane.settled();
+        }
         if good > 0 {
             this.lane.pipeline.flood.record_good(good);
         }

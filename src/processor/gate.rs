@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 
 use crate::error::{Class, StepError};
-use crate::fault::{Refusal, hand_over};
+use crate::fault::{FaultList, Refusal, hand_over};
 use crate::flow::Entry;
 use crate::record::{Position, Record, ShardId};
-use crate::settle::{Flag, LaneBatch};
+use crate::settle::{Batch, Fate, Flag, LaneBatch};
 use crate::source::UNREADABLE;
 use crate::unit::Lineage;
 
@@ -26,10 +26,38 @@ pub(crate) struct Gate {
 
 #[derive(Default)]
 struct Inner {
-    /// The suspect that runs now.
-    running: Option<(Arc<LaneBatch>, u32)>,
+    running: Option<Suspect>,
     waiting: Vec<Waker>,
     skips: BTreeSet<(ShardId, Position)>,
+}
+
+/// The suspect that runs now: one record, in all pipelines of its shard.
+struct Suspect {
+    batch: Arc<Batch>,
+    index: u32,
+    /// The lanes that it has entered.
+    lanes: Vec<Arc<LaneBatch>>,
+}
+
+impl Suspect {
+    fn is(&self, batch: &Arc<LaneBatch>, index: u32) -> bool {
+        Arc::ptr_eq(&self.batch, &batch.batch) && self.index == index
+    }
+
+    fn fates(&self) -> impl Iterator<Item = Option<Fate>> {
+        self.lanes.iter().map(|lane| lane.fate(self.index as usize))
+    }
+
+    /// Nobody works on it, and nobody will before it is fed again.
+    fn rests(&self) -> bool {
+        self.lanes.iter().any(|batch| batch.lane.has(Flag::LOST | Flag::DRAINING))
+            || (self.fates().all(|fate| fate.is_some())
+                && self.fates().any(|fate| fate == Some(Fate::Returned)))
+    }
+
+    fn is_of(&self, faults: &Arc<FaultList>) -> bool {
+        self.lanes.iter().all(|batch| Arc::ptr_eq(&batch.lane.faults, faults))
+    }
 }
 
 /// What a lane's gate needs to know.
@@ -57,6 +85,10 @@ impl Gate {
             && inner.skips.contains(&(record.shard().clone(), record.position().clone()))
     }
 
+    fn skips_any(&self) -> bool {
+        !self.lock().skips.is_empty()
+    }
+
     /// Whether a suspect runs; its shard commits as soon as it is settled.
     pub(crate) fn is_busy(&self) -> bool {
         self.lock().running.is_some()
@@ -64,27 +96,47 @@ impl Gate {
 
     fn enter(&self, batch: &Arc<LaneBatch>, index: u32, waker: &Waker) -> bool {
         let mut inner = self.lock();
-        match &inner.running {
-            Some((running, at)) if Arc::ptr_eq(running, batch) && *at == index => true,
+        match &mut inner.running {
+            Some(suspect) if suspect.is(batch, index) => {
+                // every pipeline of the shard has to decide on it before it can be committed
+                if !suspect.lanes.iter().any(|lane| Arc::ptr_eq(lane, batch)) {
+                    suspect.lanes.push(batch.clone());
+                }
+                true
+            }
             Some(_) => {
-                inner.waiting.push(waker.clone());
+                if !inner.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+                    inner.waiting.push(waker.clone());
+                }
                 false
             }
             None => {
-                inner.running = Some((batch.clone(), index));
+                let (lanes, batch) = (vec![batch.clone()], batch.batch.clone());
+                inner.running = Some(Suspect { batch, index, lanes });
                 true
             }
         }
     }
 
-    /// To be called after a commit, and when a lane goes: lets the next suspect in if the running one has a
-    /// fate, or nobody works on it any more.
+    /// To be called after a commit of the shard with these faults: lets the next suspect in if the running one
+    /// is that shard's, and settled in all its pipelines, as `settled` knows.
+    pub(crate) fn committed(
+        &self,
+        faults: &Arc<FaultList>,
+        settled: impl FnOnce(&Arc<Batch>, u32) -> bool,
+    ) {
+        self.leave(|suspect| suspect.is_of(faults) && settled(&suspect.batch, suspect.index));
+    }
+
+    /// To be called whenever something may have come to rest: lets the next suspect in if nobody works on the
+    /// running one.
     pub(crate) fn look(&self) {
+        self.leave(Suspect::rests);
+    }
+
+    fn leave(&self, over: impl FnOnce(&Suspect) -> bool) {
         let mut inner = self.lock();
-        let over = inner.running.as_ref().is_some_and(|(batch, index)| {
-            batch.fate(*index as usize).is_some() || batch.lane.has(Flag::LOST | Flag::DRAINING)
-        });
-        if over {
+        if inner.running.as_ref().is_some_and(over) {
             inner.running = None;
             for waker in inner.waiting.drain(..) {
                 waker.wake();
@@ -94,9 +146,15 @@ impl Gate {
 }
 
 impl GateKeeper {
-    /// Whether a batch with this record has to be gated.
-    pub(crate) fn concerns(&self, record: &Record) -> bool {
-        record.header(UNREADABLE).is_some() || self.suspects(record) || self.gate.is_skipped(record)
+    /// Whether a batch of these records has to be gated.
+    pub(crate) fn concerns(&self, records: &[Record]) -> bool {
+        // the lock once a batch, not a record: hardly ever is there anything to skip
+        let skips = self.gate.skips_any();
+        records.iter().any(|record| {
+            record.header(UNREADABLE).is_some()
+                || self.suspects(record)
+                || (skips && self.gate.is_skipped(record))
+        })
     }
 
     /// Whether the record may be what kills the process.

@@ -84,11 +84,12 @@ impl LaneTask {
                     return LaneEnd::Broken;
                 }
             };
-            let end = drive_one(&lane, &mut drive, patience).await;
+            let mut end = drive_one(&lane, &mut drive, patience).await;
             lane.raise(Flag::CLOSING);
-            // user code may panic in `Drop` as well
+            // values of the user go with it, and their `drop` may panic
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(drive))) {
                 note_panic(&lane, panic);
+                end = FlowEnd::Dropped;
             }
             lane.lower(Flag::CLOSING);
             let Some(returned) = take(&back) else {
@@ -100,17 +101,27 @@ impl LaneTask {
                 return LaneEnd::Lost;
             }
             let halted = lane.has(Flag::HALTED | Flag::FATAL) || matches!(end, FlowEnd::Dropped);
-            if !halted && !feed.is_ended() {
-                tracing::warn!(
-                    target: "streambreaker::lane",
-                    pipeline = %lane.pipeline.name,
-                    shard = %lane.shard,
-                    "a step of the pipeline ended before its input did; the lane is built anew",
-                );
+            // a step of the user may end before its input: what is still to come needs another flow
+            let restart = halted || !feed.is_over();
+            if restart && !halted && !lane.has(Flag::DRAINING) {
+                if let Some(count) = lane.pipeline.lines.short.due() {
+                    tracing::warn!(
+                        target: "streambreaker::lane",
+                        pipeline = %lane.pipeline.name,
+                        shard = %lane.shard,
+                        count,
+                        "a step of the pipeline ended before its input did; the lane is built anew",
+                    );
+                }
             }
-            let restart = halted || !feed.is_ended();
-            if !restart || lane.has(Flag::DRAINING) {
+            if !restart && !settled(&lane, &mut feed).await {
+                // a fault was not stored after all, or was but another part of its record was returned
+                tracing::debug!(target: "streambreaker::lane", shard = %lane.shard, "fed again at the end");
+            } else if !restart || lane.has(Flag::DRAINING) {
                 return LaneEnd::Ended;
+            }
+            if lane.has(Flag::LOST) {
+                return LaneEnd::Lost;
             }
             // only progress at the head resets the wait: a neighbour that settles says nothing of it
             let oldest = feed.oldest();
@@ -118,17 +129,23 @@ impl LaneTask {
             stuck = oldest;
             let wait = backoff.delay(failures, &random).unwrap_or(Duration::from_secs(30));
             let epoch = lane.next_epoch();
-            tracing::warn!(
-                target: "streambreaker::lane",
-                pipeline = %lane.pipeline.name,
-                shard = %lane.shard,
-                position = stuck.as_ref().map(tracing::field::display),
-                class = lane.last_class().map(tracing::field::display),
-                restart = failures,
-                wait_ms = wait.as_millis() as u64,
-                "a unit was returned; the lane is built anew after a wait",
-            );
-            if !pause(&lane, wait).await {
+            if let Some(count) = lane.pipeline.lines.restart.due() {
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    shard = %lane.shard,
+                    position = stuck.as_ref().map(tracing::field::display),
+                    class = lane.last_class().map(tracing::field::display),
+                    restart = failures,
+                    wait_ms = wait.as_millis() as u64,
+                    count,
+                    "a unit was returned; the lane is built anew after a wait",
+                );
+            }
+            lane.raise(Flag::RESTING);
+            let on = pause(&lane, wait).await;
+            lane.lower(Flag::RESTING);
+            if !on {
                 return if lane.has(Flag::LOST) { LaneEnd::Lost } else { LaneEnd::Ended };
             }
             lane.lower(Flag::HALTED | Flag::FATAL);
@@ -143,13 +160,32 @@ impl LaneTask {
 fn note_panic(lane: &LaneState, panic: Box<dyn std::any::Any + Send>) {
     let error = panicked(panic);
     lane.note_class(error.class());
-    tracing::error!(
-        target: "streambreaker::lane",
-        pipeline = %lane.pipeline.name,
-        shard = %lane.shard,
-        error.type = error.name(),
-        "user code panicked outside of any call for a unit; the lane is built anew",
-    );
+    if let Some(count) = lane.pipeline.lines.panic.due() {
+        tracing::error!(
+            target: "streambreaker::lane",
+            pipeline = %lane.pipeline.name,
+            shard = %lane.shard,
+            error.type = error.name(),
+            count,
+            "user code panicked outside of any call for a unit; the lane is built anew",
+        );
+    }
+}
+
+/// Waits, behind the end of the input, for the faults that are still to be stored; false if something is to be
+/// fed again. Where a return is final there is nothing to wait for.
+async fn settled(lane: &LaneState, feed: &mut Feed) -> bool {
+    std::future::poll_fn(move |cx| {
+        lane.waker.register(cx.waker());
+        if lane.has(Flag::FINAL | Flag::DRAINING | Flag::LOST) || feed.is_settled() {
+            return Poll::Ready(true);
+        }
+        if lane.has(Flag::HALTED | Flag::FATAL) {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn take(back: &Mutex<Option<Box<Feed>>>) -> Option<Box<Feed>> {
@@ -168,6 +204,7 @@ async fn drive_one(
         if lane.has(Flag::FATAL | Flag::LOST) {
             return Poll::Ready(FlowEnd::Dropped);
         }
+        // what user code is run under is caught by its stage; this is for the rest, the `drop` of its values
         match catch_unwind(AssertUnwindSafe(|| drive.as_mut().poll_drive(cx))) {
             Ok(Poll::Ready(())) => return Poll::Ready(FlowEnd::Ended),
             Ok(Poll::Pending) => {}

@@ -6,24 +6,30 @@ use std::sync::{Arc, Mutex};
 use self::budget::TimeBudget;
 pub use self::builder::{BuildError, ProcessorBuilder};
 use self::core::Core;
+pub use self::handle::{By, Handle, SwitchError};
 pub use self::process::{Outcome, Process};
 pub use self::shutdown::{Shutdown, Trigger, shutdown};
+pub use self::status::{FaultStatus, LaneStatus, Phase, PipelineStatus, SourceStatus, Status};
 use crate::record::Record;
 use crate::settle::Report;
-use crate::source::{BoxSource, Source, boxed};
+use crate::source::{BoxSource, Source, SourceError, boxed};
 
 mod budget;
 mod builder;
 mod commit;
 mod core;
 mod drive;
+mod explain;
 mod gate;
+mod gauges;
+mod handle;
 mod lane;
 mod observe;
 mod process;
 mod run;
 mod shard;
 mod shutdown;
+mod status;
 
 /// Why a processor did not run to an orderly end.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,9 @@ pub enum RunError {
         error: String,
         /// What became of every record all the same.
         report: Box<Report>,
+        /// What the source said, where it was the source: its own causes say what to do. They are its
+        /// text, for people, and not in the report.
+        source: Option<SourceError>,
     },
 }
 
@@ -141,10 +150,12 @@ impl Processor {
         if !over.is_empty() {
             return Err(RunError::OverBudget(over.join("\n")));
         }
-        let report = run::run_source(self.core.clone(), source, shutdown).await;
+        let (report, source) = run::run_source(self.core.clone(), source, shutdown).await;
         match &report.error {
             None => Ok(report),
-            Some(error) => Err(RunError::Ended { error: error.clone(), report: Box::new(report) }),
+            Some(error) => {
+                Err(RunError::Ended { error: error.clone(), report: Box::new(report), source })
+            }
         }
     }
 
@@ -156,9 +167,15 @@ impl Processor {
         Process::new(self.core.clone(), records.into_iter().collect())
     }
 
-    /// The time budget of every pipeline, as tables: what one unit may take at worst, stage by stage.
-    pub fn time_budget(&self) -> String {
-        self.budgets.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    /// Looks at the processor, and turns its switches, from anywhere, while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.core.clone())
+    }
+
+    /// The effective plan, to be read: limits, the stages of every pipeline with their guards, and the table of
+    /// its time budget, which is what one unit may take at worst.
+    pub fn explain(&self) -> String {
+        explain::explain(&self.core, &self.budgets)
     }
 }
 

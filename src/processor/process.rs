@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::shard::{Command, Shard, run_shard};
+use super::shard::{Command, Committed, Finite, Shard, run_shard};
 use crate::record::{Position, Record, ShardId};
 use crate::settle::{Fate, Flag};
 use crate::source::{
@@ -62,7 +62,8 @@ impl Process {
         Self { core, records, deadline: None, only: None }
     }
 
-    /// By when it must be over: what is not decided by then is returned.
+    /// By when it must be over: no attempt starts whose timeout does not fit, and what is not decided by then is
+    /// returned.
     pub fn deadline(mut self, at: std::time::Instant) -> Self {
         self.deadline = Some(at.into());
         self
@@ -137,7 +138,14 @@ async fn one(
     only: Option<String>,
 ) -> Vec<(Record, Fate)> {
     let caps = Caps::new("process", stream, Acknowledge::Prefix);
-    let (shard, lanes) = Shard::new(&core, caps, id, only.as_deref(), true);
+    let (shard, lanes) = Shard::new(
+        &core,
+        caps,
+        id,
+        only.as_deref(),
+        Some(Finite { until: deadline }),
+        Committed::default(),
+    );
     core.join(&shard);
     for lane in &shard.lanes {
         // a return is final: whoever called gives the record again

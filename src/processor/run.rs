@@ -1,24 +1,26 @@
 //! Runs a source to its end, or until told to stop.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::commit::release;
 use super::core::Core;
-use super::shard::{Command, Shard, ShardEnd, run_shard};
+use super::shard::{Command, Committed, Shard, ShardEnd, run_shard};
 use super::shutdown::Shutdown;
+use super::status::Phase;
 use crate::record::ShardId;
 use crate::settle::Report;
-use crate::source::{BoxSource, Change, Source, SourceError};
+use crate::source::{BoxChange, BoxSource, Change, Source, SourceError};
 
 /// A shard that this process owns, or is giving up.
 struct Owned {
-    shard: ShardId,
+    id: ShardId,
+    shard: Weak<Shard>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -27,17 +29,21 @@ pub(crate) async fn run_source(
     core: Arc<Core>,
     mut source: BoxSource,
     mut shutdown: Shutdown,
-) -> Report {
+) -> (Report, Option<SourceError>) {
     let began = Instant::now();
+    core.enter(Phase::Starting);
     let caps = source.caps();
     let backoff = core.source_backoff();
     let mut owned: BTreeMap<u64, Owned> = BTreeMap::new();
+    let mut committed: BTreeMap<ShardId, Committed> = BTreeMap::new();
     let mut tasks: JoinSet<(u64, ShardEnd)> = JoinSet::new();
     let mut serial = 0;
     let mut changes = true;
     let mut draining = false;
+    let mut signalled = false;
     let mut complete = true;
     let mut error: Option<String> = None;
+    let mut cause: Option<SourceError> = None;
     let mut failures = 0;
     let mut wait: Option<Instant> = None;
     let mut tick = tokio::time::interval(core.commit.every.max(Duration::from_millis(100)));
@@ -48,7 +54,8 @@ pub(crate) async fn run_source(
         tokio::select! {
             biased;
             () = shutdown.next() => {
-                if draining {
+                // the first signal ends no drain, be it one that an error began
+                if std::mem::replace(&mut signalled, true) {
                     tracing::warn!(target: "streambreaker::drain", processor = %core.name, "the drain is ended");
                     for shard in owned.values() {
                         let _ = shard.commands.send(Command::Drain(Duration::ZERO));
@@ -63,7 +70,10 @@ pub(crate) async fn run_source(
                     owned.remove(&id);
                     complete &= end.complete || !draining;
                     if let Some(fatal) = end.fatal {
-                        error.get_or_insert(fatal);
+                        if error.is_none() {
+                            error = Some(fatal);
+                            cause = end.cause;
+                        }
                         drain = Some(core.drain);
                     }
                 }
@@ -79,28 +89,49 @@ pub(crate) async fn run_source(
                 }
             },
             change = next(&mut source, wait), if changes => match change {
-                Ok(None) => changes = false,
+                Ok(None) => {
+                    changes = false;
+                    if !draining {
+                        core.enter(Phase::Running);
+                    }
+                }
                 Ok(Some(Change::Assigned { shard: id, reader, acker })) => {
                     failures = 0;
                     wait = None;
                     // given anew without having been taken: what ran before is not ours any more
-                    for old in owned.values().filter(|old| old.shard == id) {
+                    for old in owned.values().filter(|old| old.id == id) {
                         let _ = old.commands.send(Command::Lost);
-                    }
-                    if draining {
-                        tokio::spawn(async move { acker.release().await });
-                        continue;
+                        if let Some(old) = old.shard.upgrade() {
+                            old.disown();
+                        }
                     }
                     serial += 1;
+                    if draining {
+                        // among the others, so that it does not outlive the run
+                        let (serial, limit) = (serial, core.commit.timeout);
+                        tasks.spawn(async move {
+                            release(acker, limit).await;
+                            (serial, ShardEnd { complete: true, ..ShardEnd::default() })
+                        });
+                        continue;
+                    }
                     let id_of_task = serial;
                     let (commands, told) = mpsc::unbounded_channel();
-                    let (shard, lanes) = Shard::new(&core, caps.clone(), id.clone(), None, false);
+                    let (shard, lanes) = Shard::new(
+                        &core,
+                        caps.clone(),
+                        id.clone(),
+                        None,
+                        None,
+                        committed.entry(id.clone()).or_default().clone(),
+                    );
                     core.join(&shard);
+                    core.enter(Phase::Running);
                     tracing::info!(
                         target: "streambreaker::lane", processor = %core.name, stream = %caps.stream, shard = %id,
                         "a shard is assigned",
                     );
-                    owned.insert(serial, Owned { shard: id, commands });
+                    owned.insert(serial, Owned { id, shard: Arc::downgrade(&shard), commands });
                     tasks.spawn(async move {
                         (id_of_task, run_shard(shard, lanes, reader, acker, told).await)
                     });
@@ -110,7 +141,7 @@ pub(crate) async fn run_source(
                         target: "streambreaker::lane", processor = %core.name, shard = %id, ?grace,
                         "a shard is revoked",
                     );
-                    for shard in owned.values().filter(|shard| shard.shard == id) {
+                    for shard in owned.values().filter(|shard| shard.id == id) {
                         let _ = shard.commands.send(Command::Drain(grace));
                     }
                 }
@@ -119,13 +150,16 @@ pub(crate) async fn run_source(
                         target: "streambreaker::lane", processor = %core.name, shard = %id,
                         "a shard is lost",
                     );
-                    for shard in owned.values().filter(|shard| shard.shard == id) {
+                    for shard in owned.values().filter(|shard| shard.id == id) {
                         let _ = shard.commands.send(Command::Lost);
                     }
                 }
                 Err(e @ SourceError::Fatal(_)) => {
                     core.note_source_error(&caps.stream, None, &e);
-                    error.get_or_insert(e.to_string());
+                    if error.is_none() {
+                        error = Some(e.to_string());
+                        cause = Some(e);
+                    }
                     changes = false;
                     drain = Some(core.drain);
                 }
@@ -141,33 +175,29 @@ pub(crate) async fn run_source(
         if let Some(limit) = drain {
             if !draining {
                 draining = true;
+                core.enter(Phase::Draining);
                 for shard in owned.values() {
                     let _ = shard.commands.send(Command::Drain(limit));
                 }
             }
         }
     }
+    core.enter(Phase::Stopped);
     core.tick();
     let mut report = core.report(began.elapsed());
     report.drained = complete;
+    report.stopped = signalled;
     report.error = error;
-    report
+    (report, cause)
 }
 
 /// The next change, not before `wait`.
-fn next(
+async fn next(
     source: &mut BoxSource,
     wait: Option<Instant>,
-) -> impl Future<
-    Output = Result<
-        Option<Change<Box<dyn crate::source::Reader>, Box<dyn crate::source::Acker>>>,
-        SourceError,
-    >,
-> {
-    async move {
-        if let Some(wait) = wait {
-            tokio::time::sleep_until(wait).await;
-        }
-        source.next().await
+) -> Result<Option<BoxChange>, SourceError> {
+    if let Some(wait) = wait {
+        tokio::time::sleep_until(wait).await;
     }
+    source.next().await
 }

@@ -3,6 +3,7 @@
 //! Reader and acker work side by side, so a commit never interrupts a read. Ending goes in a fixed order:
 //! reader, end of input, flow, publisher, commit, release, all under one limit.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,13 +13,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::commit::{CommitEnd, commit_loop};
-use super::core::Core;
+use super::core::{Core, InFlight};
 use super::gate::GateKeeper;
 use super::lane::{LaneEnd, LaneTask};
 use crate::fault::{FaultList, publish};
 use crate::flow::Feed;
-use crate::record::{Record, ShardId, Timestamp};
-use crate::settle::{Batch, Fate, Flag, Gap, History, LaneBatch, LaneState, Tracker};
+use crate::record::{Position, Record, ShardId, Timestamp};
+use crate::settle::{
+    Batch, Fate, Flag, History, LaneBatch, LaneState, Tracker, WaitsFor, are_sorted,
+};
 use crate::source::{Acker, Acknowledge, Behind, Caps, Read, Reader, Room, SourceError};
 
 /// What a shard is told.
@@ -30,6 +33,13 @@ pub(crate) enum Command {
     Lost,
 }
 
+/// A shard that is one finite batch: what became of each record is kept, and a return is final.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finite {
+    /// By when it must be over.
+    pub(crate) until: Option<Instant>,
+}
+
 /// How a shard ended.
 #[derive(Debug, Default)]
 pub(crate) struct ShardEnd {
@@ -37,6 +47,8 @@ pub(crate) struct ShardEnd {
     pub(crate) complete: bool,
     /// The processor must end: the class or type of what went wrong.
     pub(crate) fatal: Option<String>,
+    /// What the source said, where it was the source.
+    pub(crate) cause: Option<SourceError>,
     /// What became of each record, where that was asked for.
     pub(crate) outcomes: Vec<(Record, Fate)>,
 }
@@ -56,6 +68,8 @@ pub(crate) struct Shard {
     pub(crate) stream: Arc<str>,
     pub(crate) lanes: Vec<ShardLane>,
     pub(crate) faults: Arc<FaultList>,
+    /// Where there is no limit, the records are all in memory already: a finite batch.
+    limits: Option<InFlight>,
     /// Something was settled.
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
@@ -63,7 +77,15 @@ pub(crate) struct Shard {
     tracker: Mutex<Tracker>,
     history: Arc<Mutex<History>>,
     progress: Mutex<Progress>,
+    /// Up to where this source was committed, in all assignments of this run.
+    committed: Committed,
+    /// By when all must be over, where whoever gave the records said so: no attempt starts that could not end.
+    until: Option<Instant>,
 }
+
+/// The highest position that a source's shard was committed to: a checkpoint never goes back, whatever comes
+/// again after a rebalance. One a run: a replay of the same stream has a checkpoint of its own.
+pub(crate) type Committed = Arc<Mutex<Option<Position>>>;
 
 /// What was last heard of the source.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +93,8 @@ pub(crate) struct Progress {
     pub(crate) behind: Behind,
     pub(crate) last_read: Option<Instant>,
     pub(crate) failing: bool,
+    /// The class of the last error, `transient` or `fatal`, and when it was.
+    pub(crate) last_error: Option<(&'static str, Instant)>,
     pub(crate) full_since: Option<Instant>,
     /// A record that may kill the process is in flight: nothing is read ahead of its decision.
     suspect: bool,
@@ -91,7 +115,8 @@ impl Shard {
         caps: Caps,
         id: ShardId,
         only: Option<&str>,
-        collect: bool,
+        finite: Option<Finite>,
+        committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
         let faults = Arc::new(FaultList::default());
@@ -113,6 +138,9 @@ impl Shard {
             );
             if caps.acknowledge == Acknowledge::Each {
                 state.raise(Flag::FINAL | Flag::EACH);
+            }
+            if pipeline.info.paused.load(Ordering::Acquire) {
+                state.raise(Flag::PAUSED);
             }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
@@ -141,18 +169,22 @@ impl Shard {
             stream,
             lanes,
             faults,
+            limits: finite.is_none().then_some(core.limits),
             signal,
             room: Notify::new(),
-            tracker: Mutex::new(Tracker::new(collect)),
+            tracker: Mutex::new(Tracker::new(finite.is_some())),
             progress: Mutex::new(Progress {
                 behind: Behind::unknown(),
                 last_read: None,
                 failing: false,
+                last_error: None,
                 full_since: None,
                 suspect: false,
                 counted: (0, 0),
                 watched: None,
             }),
+            committed,
+            until: finite.and_then(|finite| finite.until),
         });
         (shard, tasks)
     }
@@ -163,6 +195,10 @@ impl Shard {
 
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
+    }
+
+    pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {
+        lock(&self.committed)
     }
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -201,6 +237,28 @@ impl Shard {
         }
     }
 
+    /// What the oldest unit of lane `lane` waits for.
+    pub(crate) fn waits_for(&self, lane: usize) -> WaitsFor {
+        let state = &self.lanes[lane].state;
+        if state.has(Flag::RESTING) {
+            return WaitsFor::Restart;
+        }
+        let tracker = self.tracker();
+        match tracker.oldest_of(lane) {
+            Some((batch, index)) if batch.is_held(index) => WaitsFor::Faults,
+            Some((batch, index)) => {
+                let place = batch.place(u32::try_from(index).unwrap_or(u32::MAX));
+                match state.waits_for(place) {
+                    Some(what) => what,
+                    None if state.has(Flag::PAUSED) => WaitsFor::Operator,
+                    None => WaitsFor::Handler,
+                }
+            }
+            None if self.progress().full_since.is_some() => WaitsFor::Pipeline,
+            None => WaitsFor::Source,
+        }
+    }
+
     /// The watchdog: whether nothing was settled for `limit` although something is open. Says so once a stall.
     pub(crate) fn watch(&self, settled: u64, open: bool, limit: Duration) -> bool {
         let mut progress = self.progress();
@@ -221,6 +279,14 @@ impl Shard {
         }
     }
 
+    /// The shard is somebody else's, or a later assignment's: from this moment on nothing is faulted any more,
+    /// and what is in flight counts as returned, before the next owner reads it.
+    pub(crate) fn disown(&self) {
+        self.raise(Flag::LOST | Flag::CLOSING);
+        self.tracker().close(&mut self.history());
+        self.note_in_flight();
+    }
+
     fn close_inputs(&self) {
         for lane in &self.lanes {
             lock(&lane.feed).take();
@@ -235,7 +301,9 @@ impl Shard {
 
     /// Waits until there is room for at least one record.
     async fn room(&self) -> Room {
-        let limits = self.core.limits;
+        let Some(limits) = self.limits else {
+            return Room { records: usize::MAX, bytes: usize::MAX };
+        };
         let mut waited = false;
         loop {
             let own = self.room.notified();
@@ -258,7 +326,9 @@ impl Shard {
                 let total = self.core.in_flight.free(self.core.total_limits);
                 free = (free.0.min(total.0), free.1.min(total.1));
             }
-            if free.0 > 0 && free.1 > 0 {
+            // reads of a record or two cost as much as large ones: so it waits for some room
+            let least = if records > 0 { (limits.records / 16).max(1) } else { 1 };
+            if free.0 >= least && free.1 > 0 {
                 if waited {
                     for lane in &self.lanes {
                         lane.state.lower(Flag::PRESSURE | Flag::WANTED);
@@ -306,18 +376,7 @@ impl Shard {
                     }
                 }
                 Ok(Read::Gap { from, to }) => {
-                    tracing::error!(
-                        target: "streambreaker::lane",
-                        stream = %self.stream, shard = %self.id, %from, %to,
-                        "records were lost before they were read",
-                    );
-                    metrics::counter!(
-                        "streambreaker_gaps_total",
-                        "processor" => self.core.name.clone(),
-                        "stream" => self.stream.to_string(),
-                    )
-                    .increment(1);
-                    self.core.note_gap(Gap::new(self.stream.to_string(), &self.id, &from, &to));
+                    self.core.note_gap(self, &from, &to);
                 }
                 Ok(Read::End) => {
                     let mut progress = self.progress();
@@ -328,7 +387,11 @@ impl Shard {
                 Err(error @ SourceError::Fatal(_)) => return Err(error),
                 Err(error) => {
                     failures += 1;
-                    self.progress().failing = true;
+                    {
+                        let mut progress = self.progress();
+                        progress.failing = true;
+                        progress.last_error = Some(("transient", Instant::now()));
+                    }
                     self.core.note_source_error(&self.stream, Some(&self.id), &error);
                     let wait = backoff.delay(failures, &self.core.random).unwrap_or_default();
                     tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
@@ -339,46 +402,56 @@ impl Shard {
 
     /// Hands a batch to all lanes.
     fn ingest(&self, records: Vec<Record>) {
-        let deadline = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
+        let own = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
             (Some(own), _, _) => Some(Instant::now() + own),
             (None, Some(theirs), false) => Some(Instant::now() + theirs),
             _ => None,
         };
-        let gated = self
-            .lanes
-            .first()
-            .is_some_and(|lane| records.iter().any(|record| lane.keeper.concerns(record)));
+        let deadline = own.into_iter().chain(self.until).min();
+        let gated = self.lanes.first().is_some_and(|lane| lane.keeper.concerns(&records));
         if gated && records.iter().any(|record| self.lanes[0].keeper.suspects(record)) {
             self.progress().suspect = true;
         }
         self.core.note_passed_by(&self.id, &records);
         let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
-        let ordered = self.caps.acknowledge == Acknowledge::Prefix;
+        // a finite batch says nothing of what its host gave before
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         let lanes: Vec<Arc<LaneBatch>> = {
+            let mut tracker = self.tracker();
+            if tracker.is_closed() {
+                return;
+            }
             let mut history = self.history();
-            let lanes = self
+            let sorted = are_sorted(&batch.records);
+            let lanes: Vec<_> = self
                 .lanes
                 .iter()
                 .map(|lane| {
-                    let counts =
-                        history.reading(lane.state.pipeline.index, &batch.records, ordered);
+                    let pipeline = lane.state.pipeline.index;
+                    let counts = history.reading(pipeline, &batch.records, ordered, sorted);
                     LaneBatch::new(batch.clone(), lane.state.clone(), counts)
                 })
                 .collect();
-            history.read(&batch.records);
+            tracker.push(batch, lanes.clone());
             lanes
         };
-        self.tracker().push(batch, lanes.clone());
         self.note_in_flight();
-        if lanes.is_empty() {
-            self.signal.notify_one();
-        }
+        // from now on somebody has to look in time, and without lanes at once
+        self.signal.notify_one();
         for (lane, batch) in self.lanes.iter().zip(lanes) {
             if let Some(feed) = &*lock(&lane.feed) {
                 // the lane is gone only if the shard is on its way out
                 let _ = feed.send(batch);
             }
         }
+    }
+}
+
+impl Drop for Shard {
+    /// The run may be dropped at any moment: what it had in flight must not count for ever.
+    fn drop(&mut self) {
+        self.tracker().give_up(&mut self.history());
+        self.note_in_flight();
     }
 }
 
@@ -423,6 +496,7 @@ pub(crate) async fn run_shard(
     let mut last: Option<CommitEnd> = None;
     let mut lost = false;
     let mut closed = false;
+    let mut told = true;
 
     while last.is_none() && !lost {
         if reading.is_none() && lanes.is_empty() && !closed {
@@ -433,10 +507,13 @@ pub(crate) async fn run_shard(
         let mut drain = None;
         tokio::select! {
             biased;
-            command = commands.recv() => match command {
+            command = commands.recv(), if told => match command {
                 Some(Command::Drain(within)) => drain = Some(within),
                 Some(Command::Lost) => lost = true,
-                None => drain = Some(Duration::ZERO),
+                None => {
+                    told = false;
+                    drain = Some(Duration::ZERO);
+                }
             },
             () = at(drained) => break,
             commit = &mut committing => last = Some(commit),
@@ -449,6 +526,7 @@ pub(crate) async fn run_shard(
                 if let Err(error) = read {
                     core.note_source_error(&shard.stream, Some(&shard.id), &error);
                     end.fatal = Some(error.to_string());
+                    end.cause = Some(error);
                     drain = Some(core.drain);
                 }
             }
@@ -469,9 +547,10 @@ pub(crate) async fn run_shard(
                     drain = Some(core.drain);
                 }
             },
-            published = &mut publisher.0, if closed && publishing => {
+            published = &mut publisher.0, if publishing => {
                 publishing = false;
-                if published.is_err() {
+                // it ends only when the list is closed: else nobody would store faults any more
+                if published.is_err() || !closed {
                     core.died();
                     end.fatal = Some("the publisher of faults died".to_owned());
                     break;
@@ -513,7 +592,7 @@ pub(crate) async fn run_shard(
     core.gate.look();
     {
         let mut tracker = shard.tracker();
-        tracker.give_up(&mut shard.history());
+        tracker.close(&mut shard.history());
         end.outcomes = tracker.take_outcomes();
     }
     core.note_unconfirmed(shard.faults.unconfirmed());

@@ -126,7 +126,18 @@ impl fmt::Debug for Position {
 }
 
 impl Ord for Position {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
+        match (&self.0, &other.0) {
+            (Repr::Int(a), Repr::Int(b)) => a.cmp(b),
+            // what most transports have is compared where it is asked for, the rest here
+            _ => self.cmp_any(other),
+        }
+    }
+}
+
+impl Position {
+    fn cmp_any(&self, other: &Self) -> Ordering {
         use Repr::{Digits, Int, Pair, Text};
         let kind = |r: &Repr| match r {
             Int(_) => 0,
@@ -145,6 +156,7 @@ impl Ord for Position {
 }
 
 impl PartialOrd for Position {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }

@@ -78,6 +78,12 @@ impl Breaker {
         }
     }
 
+    /// The same with another ratio.
+    pub(crate) const fn with_failure_ratio(mut self, ratio: f64) -> Self {
+        self.ratio = ratio;
+        self
+    }
+
     /// How far back calls count. Default 10 s; less than 1 ms is refused by `build()`.
     #[must_use]
     pub const fn window(mut self, window: Duration) -> Self {

@@ -117,11 +117,6 @@ impl Resource {
         if self.0.quota.try_spend(now) { Ok(delay) } else { Err(GiveUp::Quota) }
     }
 
-    /// Attempts × timeout + backoffs, less where the wall-clock budget ends the retries sooner.
-    pub(crate) fn worst_case(&self) -> Duration {
-        self.budget(0).total
-    }
-
     /// The worst case of one unit, where `waiters` units at most queue for the rate together.
     pub(crate) fn budget(&self, waiters: usize) -> Budget {
         let settings = &self.0.settings;

@@ -17,7 +17,7 @@ use super::rate::{FAR, Rate, RateState};
 use super::retry::Retry;
 use super::{Inner, OnExhausted, Resource};
 use crate::clock::Random;
-use crate::config::ConfigError;
+use crate::config::{BreakerConfig, Config, ConfigError, QuotaConfig, RetryConfig};
 use crate::error::Class;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,8 @@ pub struct ResourceBuilder {
     settings: Settings,
     classifier: Option<Classifier>,
     seed: Option<u64>,
+    /// The configuration has settings for a breaker that is not there.
+    homeless_breaker: bool,
 }
 
 impl ResourceBuilder {
@@ -62,6 +64,7 @@ impl ResourceBuilder {
             },
             classifier: None,
             seed: None,
+            homeless_breaker: false,
         }
     }
 
@@ -140,12 +143,45 @@ impl ResourceBuilder {
         self
     }
 
+    /// Takes what the configuration says of a resource of this name; what it does not name stays as the code
+    /// has it. To be called last: configuration wins.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use streambreaker::{Config, Resource};
+    ///
+    /// let config: Config = serde_json::from_str(r#"{"resources": {"db": {"timeout": "2s"}}}"#)?;
+    /// let db = Resource::builder("db").timeout(Duration::from_secs(1)).config(&config).build()?;
+    /// assert!(format!("{db:?}").contains("2s"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn config(self, config: &Config) -> Self {
+        match config.resources.get(&self.name) {
+            Some(own) => own.apply(self),
+            None => self,
+        }
+    }
+
+    pub(crate) fn change(
+        mut self,
+        retry: &RetryConfig,
+        quota: &QuotaConfig,
+        breaker: &BreakerConfig,
+    ) -> Self {
+        let settings = &mut self.settings;
+        settings.retry = retry.apply(settings.retry);
+        settings.retry_quota = quota.apply(settings.retry_quota);
+        settings.breaker = breaker.apply(settings.breaker);
+        self.homeless_breaker |= settings.breaker.is_none() && breaker.wants_one();
+        self
+    }
+
     /// The resource.
     ///
     /// # Errors
     /// The first setting that cannot be used, with what would be accepted.
     pub fn build(self) -> Result<Resource, ConfigError> {
-        let Self { name, timeout, mut settings, classifier, seed } = self;
+        let Self { name, timeout, mut settings, classifier, seed, homeless_breaker } = self;
         // a name is a label, and is printed: text that was not meant as one does not go further
         if name.trim().is_empty() {
             return Err(ConfigError::new("resource name", "empty", "a short text"));
@@ -163,6 +199,13 @@ impl ResourceBuilder {
                 return Err(ConfigError::new(format!("{of}: timeout"), found, accepted));
             }
         };
+        if homeless_breaker {
+            return Err(ConfigError::new(
+                format!("{of}: breaker"),
+                "configured, but the code gives none",
+                "`ratio` beside the other settings, which adds one",
+            ));
+        }
         settings.max_wait = settings.max_wait.min(FAR);
         settings.check(&of)?;
 

@@ -129,17 +129,23 @@ impl Circuit {
         }
     }
 
+    /// Admits a call if the circuit is closed, which needs no clock: the word to book its end under.
+    #[inline]
+    pub(crate) fn admit_closed(&self) -> Option<u64> {
+        let word = self.word.load(Ordering::Acquire);
+        (BreakerState::of(word) == BreakerState::Closed).then_some(word)
+    }
+
     /// Admits a call, or refuses it; final, never waits.
     ///
     /// # Errors
     /// The circuit is open, or half-open with all its probes out.
     #[inline]
     pub(crate) fn admit(&self, now: Instant) -> Result<Pass<'_>, Refused> {
-        let word = self.word.load(Ordering::Acquire);
-        if BreakerState::of(word) == BreakerState::Closed {
-            return Ok(Pass::new(self, word, false));
+        match self.admit_closed() {
+            Some(word) => Ok(Pass::new(self, word)),
+            None => self.admit_slow(now),
         }
-        self.admit_slow(now)
     }
 
     #[cold]
@@ -150,17 +156,17 @@ impl Circuit {
             became = Some(self.turn(&mut inner, BreakerState::HalfOpen));
         }
         let admitted = match self.state() {
-            BreakerState::Closed => Ok(false),
+            BreakerState::Closed => Ok(()),
             BreakerState::HalfOpen if self.has_room(&inner) => {
                 inner.probes_out += 1;
-                Ok(true)
+                Ok(())
             }
             _ => Err(self.refused(&inner)),
         };
         let word = self.word.load(Ordering::Relaxed);
         drop(inner);
         self.announce(became);
-        admitted.map(|probe| Pass::new(self, word, probe))
+        admitted.map(|()| Pass::new(self, word))
     }
 
     /// Holds it open, without probes, until [`auto`](Circuit::auto) or [`close`](Circuit::close).
@@ -218,9 +224,8 @@ impl Circuit {
         }
     }
 
-    #[inline]
-    pub(super) fn good(&self, word: u64, now: Instant) {
-        let tick = self.tick(now);
+    #[inline(always)]
+    pub(super) fn good(&self, word: u64, tick: u64, now: impl FnOnce() -> Instant) {
         let slot = &self.goods[tick as usize % SLOTS];
         let tag = tag(word, tick);
         let mut seen = slot.load(Ordering::Relaxed);
@@ -232,7 +237,7 @@ impl Circuit {
                 Err(other) => seen = other,
             }
         }
-        self.result(word, now, true);
+        self.result(word, now(), true);
     }
 
     /// A result that cannot be booked by a compare-and-swap alone.
@@ -393,8 +398,8 @@ impl Circuit {
         since.as_secs().saturating_mul(1_000_000_000).saturating_add(since.subsec_nanos().into())
     }
 
-    #[inline]
-    fn tick(&self, now: Instant) -> u64 {
+    /// Which stretch of time a moment lies in: what a result is booked under.
+    pub(crate) fn tick(&self, now: Instant) -> u64 {
         self.offset(now) / self.slot_nanos
     }
 

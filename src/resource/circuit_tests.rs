@@ -114,7 +114,7 @@ proptest! {
                 0..=8 => {
                     let now = start + Duration::from_nanos(at);
                     let (ours, theirs) = (real.admit(now).ok(), model.admit(at));
-                    prop_assert_eq!(ours.as_ref().map(|p| p.probe), theirs.map(|t| t.1));
+                    prop_assert_eq!(ours.as_ref().map(|p| p.is_probe()), theirs.map(|t| t.1));
                     running.extend(ours.zip(theirs));
                 }
                 9..=16 if !running.is_empty() => {

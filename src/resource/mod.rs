@@ -22,14 +22,13 @@
 //! # Ok::<(), streambreaker::ConfigError>(())
 //! ```
 
-// until flow and processor drive it
-
 mod account;
 mod breaker;
 mod budget;
 mod builder;
 mod circuit;
 mod classify;
+mod describe;
 mod pass;
 mod quota;
 mod rate;
@@ -49,7 +48,7 @@ use tokio::time::Instant;
 pub(crate) use self::account::Count;
 use self::account::{Account, count_of};
 pub use self::breaker::{Breaker, OnOpen};
-pub(crate) use self::budget::{Budget, GiveUp};
+pub(crate) use self::budget::GiveUp;
 pub use self::builder::ResourceBuilder;
 use self::builder::Settings;
 pub(crate) use self::circuit::{Circuit, Refused};
@@ -164,14 +163,6 @@ impl Resource {
         self.0.circuit.as_ref()
     }
 
-    /// The breaker, if units have to pause for it now: await [`Circuit::changed`] or the time it names,
-    /// and ask again.
-    #[inline]
-    pub(crate) fn pauses(&self, now: Instant) -> Option<Refused> {
-        let refused = self.circuit()?.gate(now).err()?;
-        (refused.on_open == OnOpen::Pause).then_some(refused)
-    }
-
     /// The breaker's admission of one attempt: final, never waits. To be asked right before the
     /// attempt starts.
     ///
@@ -195,8 +186,37 @@ impl Resource {
         }
     }
 
+    /// Admits one attempt if there is nothing that could hold it back, which needs no clock: neither a limit
+    /// of concurrency or rate, nor a circuit that is not closed. What it yields is for
+    /// [`went_well`](Self::went_well) or [`pass`](Self::pass).
+    #[inline(always)]
+    pub(crate) fn admit_at_once(&self) -> Option<u64> {
+        if self.0.permits.is_some() || self.0.rate.is_active() {
+            return None;
+        }
+        match &self.0.circuit {
+            None => Some(0),
+            Some(circuit) => circuit.admit_closed(),
+        }
+    }
+
+    /// The pass of an attempt that was admitted while the circuit was closed.
+    pub(crate) fn pass(&self, word: u64) -> Pass<'_> {
+        self.0.circuit.as_ref().map_or(Pass::free(), |circuit| Pass::new(circuit, word))
+    }
+
+    /// As [`succeeded`](Self::succeeded), of an attempt that was admitted while the circuit was closed, for one
+    /// who knows the breaker's tick of that moment.
+    #[inline(always)]
+    pub(crate) fn went_well(&self, word: u64, tick: u64, now: impl FnOnce() -> Instant) {
+        self.0.account.add(Count::Success);
+        self.0.quota.refund();
+        if let Some(circuit) = &self.0.circuit {
+            circuit.good(word, tick, now);
+        }
+    }
+
     /// An attempt went well.
-    #[inline]
     pub(crate) fn succeeded(&self, pass: Pass<'_>, now: Instant) {
         self.0.account.add(Count::Success);
         self.0.quota.refund();

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
+use super::state::BreakerState;
 
 #[derive(Clone, Copy)]
 pub(super) enum ProbeEnd {
@@ -17,30 +18,35 @@ pub(super) enum ProbeEnd {
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
     circuit: Option<&'a Circuit>,
+    /// The circuit's word at the admission: only a probe is admitted while it is half-open.
     word: u64,
-    pub(super) probe: bool,
 }
 
 impl<'a> Pass<'a> {
     #[inline]
-    pub(super) const fn new(circuit: &'a Circuit, word: u64, probe: bool) -> Self {
-        Self { circuit: Some(circuit), word, probe }
+    pub(super) const fn new(circuit: &'a Circuit, word: u64) -> Self {
+        Self { circuit: Some(circuit), word }
     }
 
     /// The pass of a resource without a breaker.
     #[inline]
     pub(super) const fn free() -> Self {
-        Self { circuit: None, word: 0, probe: false }
+        Self { circuit: None, word: 0 }
+    }
+
+    /// Whether it is one of the few calls that a half-open circuit lets through.
+    #[inline]
+    pub(super) const fn is_probe(&self) -> bool {
+        self.circuit.is_some() && matches!(BreakerState::of(self.word), BreakerState::HalfOpen)
     }
 
     /// The call went well. `now` may be as coarse as the caller's turn.
-    #[inline]
     pub(crate) fn success(mut self, now: Instant) {
         let Some(circuit) = self.circuit else { return };
         if self.end_probe(ProbeEnd::Good) {
             return;
         }
-        circuit.good(self.word, now);
+        circuit.good(self.word, circuit.tick(now), || now);
     }
 
     /// The call failed in a way that speaks of the dependency.
@@ -57,11 +63,10 @@ impl<'a> Pass<'a> {
 
     #[inline]
     fn end_probe(&mut self, end: ProbeEnd) -> bool {
-        if !self.probe {
+        if !self.is_probe() {
             return false;
         }
-        self.probe = false;
-        if let Some(circuit) = self.circuit {
+        if let Some(circuit) = self.circuit.take() {
             circuit.probe_ended(self.word, end);
         }
         true

@@ -30,14 +30,14 @@ const TOKEN: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryQuota {
     /// `None`: no limit.
-    limits: Option<Limits>,
+    pub(super) limits: Option<Limits>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Limits {
-    ratio: f64,
-    floor: u32,
-    reserve: u32,
+pub(super) struct Limits {
+    pub(super) ratio: f64,
+    pub(super) floor: u32,
+    pub(super) reserve: u32,
 }
 
 impl Default for RetryQuota {
@@ -52,6 +52,15 @@ impl RetryQuota {
     /// second and a [reserve](RetryQuota::reserve) of 100. A number above 0, at most 1.
     pub const fn ratio(ratio: f64) -> Self {
         Self { limits: Some(Limits { ratio, floor: 10, reserve: 100 }) }
+    }
+
+    /// The same with another ratio.
+    pub(crate) const fn with_ratio(mut self, ratio: f64) -> Self {
+        match &mut self.limits {
+            Some(limits) => limits.ratio = ratio,
+            None => self = Self::ratio(ratio),
+        }
+        self
     }
 
     /// No limit: a dependency that is down gets every attempt of every unit.

@@ -30,8 +30,8 @@ use crate::config::ConfigError;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    n: u32,
-    per: Duration,
+    pub(super) n: u32,
+    pub(super) per: Duration,
     burst: Option<u32>,
 }
 

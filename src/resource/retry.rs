@@ -39,13 +39,13 @@ enum Jitter {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
-    attempts: u32,
-    quick: Option<Duration>,
-    base: Duration,
-    cap: Duration,
+    pub(super) attempts: u32,
+    pub(super) quick: Option<Duration>,
+    pub(super) base: Duration,
+    pub(super) cap: Duration,
     factor: f64,
     jitter: Jitter,
-    elapsed: Option<Duration>,
+    pub(super) elapsed: Option<Duration>,
 }
 
 impl Default for Retry {

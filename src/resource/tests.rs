@@ -83,7 +83,7 @@ async fn an_unguarded_resource_asks_nothing_of_an_attempt() {
     let resource = built(plain());
     let now = Instant::now();
     assert!(resource.rate().is_none() && resource.permits().is_none());
-    assert!(resource.circuit().is_none() && resource.pauses(now).is_none());
+    assert!(resource.circuit().is_none());
     resource.succeeded(resource.admit(now).expect("no breaker"), now);
     let status = resource.status_at(now);
     assert_eq!((status.attempts, status.successes), (1, 1));
@@ -178,10 +178,11 @@ async fn an_open_circuit_refuses_and_counts() {
         resource.failed(resource.admit(now).expect("closed"), &transient(), now);
     }
     assert_eq!(resource.admit(now).expect_err("open").until, Some(now + ms(30_000)));
-    let paused = resource.pauses(now).expect("it pauses");
+    let circuit = resource.circuit().expect("there is one");
+    let paused = circuit.gate(now).expect_err("it pauses");
     assert_eq!((paused.on_open, paused.until), (OnOpen::Pause, Some(now + ms(30_000))));
-    resource.circuit().expect("there is one").set_on_open(OnOpen::Siphon);
-    assert!(resource.pauses(now).is_none(), "only Pause waits");
+    circuit.set_on_open(OnOpen::Siphon);
+    assert_eq!(circuit.gate(now).expect_err("open").on_open, OnOpen::Siphon);
     assert_eq!(resource.status_at(now).breaker_refused, 1);
     resource.publish_metrics(now);
 }
@@ -202,15 +203,15 @@ async fn a_throttle_holds_a_resource_without_a_rate() {
 #[test]
 fn t2_the_worst_case_adds_up() {
     let resource = built(plain());
-    assert_eq!(resource.worst_case(), ms(4 * 800 + 350));
+    assert_eq!(resource.budget(0).total, ms(4 * 800 + 350));
     let timed = built(plain().retry(Retry::exponential().max_attempts(9).elapsed(ms(2_000))));
-    assert_eq!(timed.worst_case(), ms(2_800), "the last attempt starts with the budget's end");
+    assert_eq!(timed.budget(0).total, ms(2_800), "the last attempt starts with the budget's end");
     let queued = built(plain().rate(Rate::per_second(10)).concurrency(5));
     let budget = queued.budget(64);
     assert_eq!((budget.rate, budget.attempts), (ms(500), 4), "no more wait than have a permit");
     assert_eq!(budget.total, budget.calls + budget.backoffs + budget.rate);
     let endless = built(plain().timeout(Duration::MAX).retry(Retry::none().max_attempts(u32::MAX)));
-    assert!(endless.worst_case() > ms(1_000_000_000));
+    assert!(endless.budget(0).total > ms(1_000_000_000));
 }
 
 #[test]

@@ -6,11 +6,13 @@
 //! older epoch, and changes nothing any more.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
+use super::lane::Place;
 use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
 use crate::record::Record;
@@ -77,7 +79,9 @@ pub(crate) struct LaneBatch {
 /// One record, as a unit of work refers to it.
 pub(crate) struct Ticket {
     pub(crate) batch: Arc<LaneBatch>,
-    pub(crate) index: u32,
+    /// The index of the record, and one: the zero that it never is tells a lineage of one record from the
+    /// others, so that it takes no more room than this, and travels in registers.
+    place: NonZeroU32,
     epoch: u32,
 }
 
@@ -107,6 +111,30 @@ impl LaneBatch {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Whether every record is settled, where that can be told without looking at each: a return that is final
+    /// closes a record too, and settles nothing.
+    pub(crate) fn is_through(&self) -> bool {
+        // in this order: who closes a record by a final return has seen the flag before
+        self.open() == 0 && !self.lane.has(Flag::FINAL)
+    }
+
+    /// How many records are done, if all count as new and every one is done or filtered: then they can be
+    /// counted together.
+    pub(crate) fn all_passed(&self) -> Option<u64> {
+        if self.counts.is_some() {
+            return None;
+        }
+        let mut done = 0;
+        for state in &self.states {
+            let word = state.load(Ordering::Acquire);
+            if word & (PARTS | FAULTED | RETURNED) != 0 {
+                return None;
+            }
+            done += u64::from(word & DONE != 0);
+        }
+        Some(done)
+    }
+
     pub(crate) fn count(&self, index: usize) -> Count {
         self.counts.as_ref().map_or(Count::New, |counts| counts[index])
     }
@@ -120,13 +148,19 @@ impl LaneBatch {
         if now != 1 | epoch_bits(epoch) && !self.rearm(word, now, epoch) {
             return None;
         }
-        Some(Ticket { batch: self.clone(), index, epoch: epoch % EPOCHS })
+        let place = NonZeroU32::MIN.saturating_add(index);
+        Some(Ticket { batch: self.clone(), place, epoch: epoch % EPOCHS })
     }
 
     #[cold]
     fn rearm(&self, word: &AtomicU64, mut now: u64, epoch: u32) -> bool {
         loop {
-            let undecided = now & PARTS > (now & PENDING) >> 16;
+            if now & PENDING != 0 {
+                // a part of it waits for the fault sink: fed again now, that part would be a fault once more
+                // with every restart. It is fed when the sink has it, which halts the lane if need be
+                return false;
+            }
+            let undecided = now & PARTS != 0;
             let returned = now & RETURNED != 0 && !(now & PARTS == 0 && self.lane.has(Flag::FINAL));
             if !undecided && !returned {
                 return false;
@@ -151,16 +185,38 @@ impl LaneBatch {
         word & PARTS == 0 && word & RETURNED == 0
     }
 
-    fn close(&self, word: u64) {
+    /// Whether all that is undecided of record `index` waits for the fault sink.
+    pub(crate) fn is_held(&self, index: usize) -> bool {
+        let word = self.states[index].load(Ordering::Acquire);
+        word & PARTS != 0 && word & PARTS == (word & PENDING) >> 16
+    }
+
+    /// Names record `index` among all that its lane works on.
+    pub(crate) fn place(self: &Arc<Self>, index: u32) -> Place {
+        (Arc::as_ptr(self) as usize, index)
+    }
+
+    /// The end of the run of settled records from `from` on, at most `end`.
+    pub(crate) fn prefix(&self, from: usize, end: usize) -> usize {
+        let settled = |state: &AtomicU64| state.load(Ordering::Acquire) & (PARTS | RETURNED) == 0;
+        let open = self.states[from..end].iter().position(|state| !settled(state));
+        open.map_or(end, |open| from + open)
+    }
+
+    /// Whether the shard is to be told.
+    #[inline(always)]
+    fn close(&self, word: u64) -> bool {
         if word & RETURNED != 0 && !self.lane.has(Flag::FINAL) {
             self.lane.halt();
-            return;
+            return false;
         }
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a record was settled twice");
-        if before == 1 || self.lane.has(Flag::WANTED) {
-            self.lane.settled();
+        if before == 1 {
+            // the lane may wait for no more than this
+            self.lane.waker.wake();
         }
+        before == 1 || self.lane.has(Flag::WANTED)
     }
 }
 
@@ -185,17 +241,27 @@ fn fate_of(word: u64) -> Option<Fate> {
 
 impl Ticket {
     #[inline]
+    fn index(&self) -> usize {
+        (self.place.get() - 1) as usize
+    }
+
+    /// Names its record among all that its lane works on.
+    pub(crate) fn place(&self) -> Place {
+        self.batch.place(self.place.get() - 1)
+    }
+
+    #[inline]
     pub(crate) fn record(&self) -> &Record {
-        &self.batch.batch.records[self.index as usize]
+        &self.batch.batch.records[self.index()]
     }
 
     #[inline]
     fn word(&self) -> &AtomicU64 {
-        &self.batch.states[self.index as usize]
+        &self.batch.states[self.index()]
     }
 
     /// Changes the word while the unit is of the lane's present epoch; `None` if it came too late.
-    #[inline]
+    #[inline(always)]
     fn update(&self, change: impl Fn(u64) -> u64) -> Option<u64> {
         let word = self.word();
         let mut now = word.load(Ordering::Relaxed);
@@ -215,6 +281,24 @@ impl Ticket {
     /// Decides one part of the record.
     #[inline]
     pub(crate) fn settle(&self, fate: Fate) {
+        self.decide(fate, 0, RETURNS_ONE);
+    }
+
+    /// Gives one part of the record back for a reason that is not its own: that does not count as a return.
+    pub(crate) fn put_back(&self) {
+        self.decide(Fate::Returned, 0, 0);
+    }
+
+    #[inline]
+    fn decide(&self, fate: Fate, pending: u64, returns: u64) {
+        if self.decide_quietly(fate, pending, returns) {
+            self.batch.lane.settled();
+        }
+    }
+
+    /// Decides one part of the record, and leaves it to the caller to tell the shard; whether it has to.
+    #[inline(always)]
+    fn decide_quietly(&self, fate: Fate, pending: u64, returns: u64) -> bool {
         let flag = match fate {
             Fate::Done => DONE,
             Fate::Filtered => 0,
@@ -222,29 +306,46 @@ impl Ticket {
             Fate::Returned => RETURNED,
         };
         let changed = self.update(|now| {
-            let mut next = (now - 1) | flag;
+            let mut next = (now - pending - 1) | flag;
             if fate == Fate::Returned && next & RETURNS != RETURNS && now & RETURNED == 0 {
-                next += RETURNS_ONE;
+                next += returns;
             }
             next
         });
-        if let Some(word) = changed {
-            if word & PARTS == 0 {
-                self.batch.close(word);
+        match changed {
+            None => false,
+            Some(word) if word & PARTS == 0 => self.batch.close(word),
+            Some(_) => {
+                if fate == Fate::Returned && !self.batch.lane.has(Flag::FINAL) {
+                    // its other parts go on, but nothing behind this one begins
+                    self.batch.lane.halt();
+                }
+                false
             }
         }
     }
 
-    /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled.
-    pub(crate) fn hold(&self) {
-        self.update(|now| now + PENDING_ONE);
+    /// The record is done: as [`decide_quietly`](Self::decide_quietly).
+    #[inline(always)]
+    pub(crate) fn done_quietly(self) -> bool {
+        self.decide_quietly(Fate::Done, 0, RETURNS_ONE)
     }
 
-    /// The fault sink has it (`Faulted`), or will not get it any more (`Returned`).
+    /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled. False if
+    /// it came too late: it is another flow's by now.
+    pub(crate) fn hold(&self) -> bool {
+        self.update(|now| now + PENDING_ONE).is_some()
+    }
+
+    /// The fault sink has it (`Faulted`), or will not get it any more (`Returned`). In one step: in between
+    /// the part would look undecided to a lane that is built anew on another thread.
     pub(crate) fn unhold(&self, fate: Fate) {
-        if self.update(|now| now - PENDING_ONE).is_some() {
-            self.settle(fate);
-        }
+        self.decide(fate, PENDING_ONE, 0);
+    }
+
+    /// Whether the record is another flow's by now.
+    pub(crate) fn is_late(&self) -> bool {
+        self.word().load(Ordering::Acquire) & EPOCH != epoch_bits(self.epoch)
     }
 
     /// Makes this part `n` parts; false if the record has too many already.
@@ -267,7 +368,7 @@ impl Ticket {
     }
 
     pub(crate) fn again(&self) -> Ticket {
-        Ticket { batch: self.batch.clone(), index: self.index, epoch: self.epoch }
+        Ticket { batch: self.batch.clone(), place: self.place, epoch: self.epoch }
     }
 }
 

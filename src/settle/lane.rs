@@ -1,17 +1,21 @@
 //! What a lane, its units, its shard and its stages share.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::config::StageConfig;
 use crate::error::Class;
 use crate::fault::{FaultList, Floodgate};
+use crate::minutely::Minutely;
 use crate::record::ShardId;
 
 /// What happens to a lane, as bits of one word, so that a stage asks with one load.
@@ -36,8 +40,12 @@ impl Flag {
     pub(crate) const WANTED: u32 = 1 << 7;
     /// The shard is gone: nothing may be faulted or settled any more.
     pub(crate) const LOST: u32 = 1 << 8;
+    /// The lane waits before it is built anew.
+    pub(crate) const RESTING: u32 = 1 << 9;
+    /// An operator wants a record skipped: the gate is asked of every record.
+    pub(crate) const SKIPPING: u32 = 1 << 10;
     /// The source acknowledges one by one: a returned record goes back to it, and the lane goes on.
-    pub(crate) const EACH: u32 = 1 << 9;
+    pub(crate) const EACH: u32 = 1 << 11;
 }
 
 /// One stage of a pipeline, as its builder described it.
@@ -56,9 +64,33 @@ pub(crate) struct PipelineInfo {
     /// Names that it had before: a fault that names one of them is this pipeline's.
     pub(crate) formerly: Vec<String>,
     pub(crate) stages: OnceLock<Vec<StageInfo>>,
+    /// What the configuration says of each stage; not yet known while the stages are first named.
+    pub(crate) settings: OnceLock<Vec<StageConfig>>,
     pub(crate) flood: Floodgate,
     /// How often a lane of it was built anew.
     pub(crate) restarts: AtomicU64,
+    /// Whether an operator paused it: also lanes that begin later yield nothing.
+    pub(crate) paused: AtomicBool,
+    pub(crate) lines: Lines,
+}
+
+/// What a pipeline says in the log, over all its shards, at most once a minute each.
+#[derive(Default)]
+pub(crate) struct Lines {
+    /// A lane is built anew.
+    pub(crate) restart: Minutely,
+    /// A step ended before its input.
+    pub(crate) short: Minutely,
+    /// User code panicked outside of any call for a unit.
+    pub(crate) panic: Minutely,
+    /// A unit ended in a fatal error.
+    pub(crate) fatal: Minutely,
+    /// A unit was dropped undecided.
+    pub(crate) dropped: Minutely,
+    /// A fault about a fault about a fault.
+    pub(crate) deep: Minutely,
+    /// The sink noted what makes no sense.
+    pub(crate) strays: Minutely,
 }
 
 impl PipelineInfo {
@@ -73,6 +105,100 @@ impl PipelineInfo {
             .and_then(|all| all.get(usize::from(id)))
             .cloned()
             .unwrap_or_else(|| StageInfo { name: format!("stage-{id}"), resource: None })
+    }
+}
+
+/// What a unit waits for, or a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WaitsFor {
+    /// A handler works on it, or it is held by a stage (a group that is not full).
+    Handler,
+    /// A backoff before the next attempt.
+    Retry,
+    /// A permit of a resource.
+    Permit,
+    /// The rate of a resource.
+    Rate,
+    /// A circuit that is open, and pauses.
+    Breaker,
+    /// The fault sink.
+    Faults,
+    /// Another pipeline, which holds the shard at its in-flight limit.
+    Pipeline,
+    /// The wait before the lane is built anew.
+    Restart,
+    /// An operator, who paused the pipeline.
+    Operator,
+    /// The source: there is nothing to do.
+    Source,
+}
+
+impl WaitsFor {
+    /// All of them.
+    pub(crate) const ALL: [WaitsFor; 10] = [
+        WaitsFor::Handler,
+        WaitsFor::Retry,
+        WaitsFor::Permit,
+        WaitsFor::Rate,
+        WaitsFor::Breaker,
+        WaitsFor::Faults,
+        WaitsFor::Pipeline,
+        WaitsFor::Restart,
+        WaitsFor::Operator,
+        WaitsFor::Source,
+    ];
+
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            WaitsFor::Handler => "handler",
+            WaitsFor::Retry => "retry",
+            WaitsFor::Permit => "permit",
+            WaitsFor::Rate => "rate",
+            WaitsFor::Breaker => "breaker",
+            WaitsFor::Faults => "faults",
+            WaitsFor::Pipeline => "pipeline",
+            WaitsFor::Restart => "restart",
+            WaitsFor::Operator => "operator",
+            WaitsFor::Source => "source",
+        }
+    }
+}
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A record of a lane: its batch's address and its index. Only compared, never followed.
+pub(crate) type Place = (usize, u32);
+
+/// Notes for as long as it lives that a unit waits.
+pub(crate) struct Waiting<'a> {
+    lane: &'a LaneState,
+    place: Option<Place>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.lane.waits().remove(&place);
+        }
+    }
+}
+
+/// When a turn of a lane began: nanoseconds after the lane itself did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn(u64);
+
+impl Turn {
+    /// As a number that is never zero.
+    #[inline]
+    pub(crate) fn number(self) -> u64 {
+        self.0
     }
 }
 
@@ -95,6 +221,8 @@ pub(crate) struct LaneState {
     late: AtomicU64,
     restarts: AtomicU64,
     last_class: Mutex<Option<Class>>,
+    /// The units that wait for something, by their first record: written on slow paths only.
+    waits: Mutex<BTreeMap<Place, WaitsFor>>,
 }
 
 impl LaneState {
@@ -121,6 +249,7 @@ impl LaneState {
             late: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             last_class: Mutex::new(None),
+            waits: Mutex::default(),
         })
     }
 
@@ -144,18 +273,35 @@ impl LaneState {
 
     /// The moment at which the present turn of the lane's task began, or its first use in it: coarse, and
     /// read once a turn.
-    #[inline]
     pub(crate) fn now(&self) -> Instant {
-        let turn = self.turn.load(Ordering::Relaxed);
-        if turn == 0 { self.read_clock() } else { self.origin + Duration::from_nanos(turn) }
+        self.instant(self.turn())
+    }
+
+    /// The same as a number, which is cheaper to keep and to compare.
+    #[inline]
+    pub(crate) fn turn(&self) -> Turn {
+        match self.turn.load(Ordering::Relaxed) {
+            0 => self.read_clock(),
+            turn => Turn(turn),
+        }
+    }
+
+    /// The moment at which a turn of this lane began.
+    pub(crate) fn instant(&self, turn: Turn) -> Instant {
+        self.origin + Duration::from_nanos(turn.0)
+    }
+
+    /// A moment as the number of a turn.
+    pub(crate) fn at(&self, moment: Instant) -> Turn {
+        let nanos = moment.saturating_duration_since(self.origin).as_nanos();
+        Turn(u64::try_from(nanos).unwrap_or(u64::MAX).max(1))
     }
 
     #[cold]
-    fn read_clock(&self) -> Instant {
-        let now = Instant::now();
-        let nanos = now.saturating_duration_since(self.origin).as_nanos();
-        self.turn.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
-        now
+    fn read_clock(&self) -> Turn {
+        let turn = self.at(Instant::now());
+        self.turn.store(turn.0, Ordering::Relaxed);
+        turn
     }
 
     /// A new turn begins.
@@ -200,6 +346,32 @@ impl LaneState {
 
     pub(crate) fn note_class(&self, class: Class) {
         *self.last_class.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(class);
+    }
+
+    fn waits(&self) -> MutexGuard<'_, BTreeMap<Place, WaitsFor>> {
+        self.waits.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Notes what a unit waits for, until the note is dropped.
+    pub(crate) fn waiting(&self, place: Option<Place>, what: WaitsFor) -> Waiting<'_> {
+        if let Some(place) = place {
+            self.waits().insert(place, what);
+        }
+        Waiting { lane: self, place }
+    }
+
+    /// What the unit that begins with this record waits for.
+    pub(crate) fn waits_for(&self, place: Place) -> Option<WaitsFor> {
+        self.waits().get(&place).copied()
+    }
+
+    /// How many units wait for what.
+    pub(crate) fn waiting_units(&self) -> BTreeMap<WaitsFor, u64> {
+        let mut counts = BTreeMap::new();
+        for what in self.waits().values() {
+            *counts.entry(*what).or_insert(0) += 1;
+        }
+        counts
     }
 
     pub(crate) fn last_class(&self) -> Option<Class> {

@@ -7,12 +7,17 @@
 
 pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
 pub use self::fate::Fate;
-pub(crate) use self::lane::{Flag, LaneState, PipelineInfo, StageInfo};
+pub use self::lane::WaitsFor;
+pub(crate) use self::lane::{Flag, LaneState, Lines, PipelineInfo, Place, StageInfo, Turn};
+pub(crate) use self::report::printable;
 pub use self::report::{FaultKind, Gap, PipelineReport, Report};
-pub(crate) use self::tracker::{History, Tally, Tracker};
+pub(crate) use self::tracker::{History, Tally, Tracker, are_sorted};
 
 mod batch;
 mod fate;
 mod lane;
 mod report;
 mod tracker;
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// Whether the drain came to its end within its limit.
     pub drained: bool,
+    /// Whether it was told to stop; otherwise the source came to its end, or there was an error.
+    pub stopped: bool,
     /// Why the processor ended by itself, where it did: the class and type of an error.
     pub error: Option<String>,
 }
@@ -277,7 +279,7 @@ impl fmt::Display for Report {
 }
 
 /// What is printed to a terminal has its control characters escaped.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let escape: Box<dyn Iterator<Item = char>> = if c.is_control() {

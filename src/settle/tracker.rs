@@ -62,10 +62,15 @@ impl Tally {
 /// What has been seen of a shard in this process life, over all its assignments.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// The highest position read, where positions order the shard.
-    high: Option<Position>,
+    /// The highest position that a pipeline has read, where positions order the shard.
+    high: Vec<Option<Position>>,
     /// A pipeline's records that were given back, and count as returned.
     returned: Vec<BTreeSet<Position>>,
+    /// A pipeline's records that are settled here and come again because another pipeline gave them back.
+    again: Vec<BTreeSet<Position>>,
+    /// A pipeline's records in flight, where positions do not order the shard: a source may give one again
+    /// before it has heard of the first.
+    flying: Vec<BTreeSet<Position>>,
     /// A pipeline's records of assignments that are over, and of retired batches.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -73,35 +78,60 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new(pipelines: usize) -> Self {
         Self {
-            high: None,
+            high: vec![None; pipelines],
             returned: vec![BTreeSet::new(); pipelines],
+            again: vec![BTreeSet::new(); pipelines],
+            flying: vec![BTreeSet::new(); pipelines],
             tallies: vec![Tally::default(); pipelines],
         }
     }
 
     /// Counts a read, and says how each record counts in this pipeline; `None` if all are new.
+    ///
+    /// `sorted` is what [`are_sorted`] says of the records: asked once for all pipelines.
     pub(crate) fn reading(
         &mut self,
         pipeline: usize,
         records: &[Record],
         ordered: bool,
+        sorted: bool,
     ) -> Option<Box<[Count]>> {
         let back = &mut self.returned[pipeline];
+        let again = &mut self.again[pipeline];
+        let flying = &mut self.flying[pipeline];
         let tally = &mut self.tallies[pipeline];
-        let mut high = self.high.as_ref().filter(|_| ordered);
+        let above = || match (&self.high[pipeline], records.first()) {
+            (Some(high), Some(first)) => first.position() > high,
+            _ => true,
+        };
+        if ordered && sorted && back.is_empty() && above() {
+            // nothing has to be looked up a record
+            tally.read += records.len() as u64;
+            if let Some(last) = records.last() {
+                self.high[pipeline] = Some(last.position().clone());
+            }
+            return None;
+        }
+        let mut high = self.high[pipeline].as_ref().filter(|_| ordered);
         let mut counts: Option<Box<[Count]>> = None;
         for (index, record) in records.iter().enumerate() {
             let position = record.position();
             let count = if !back.is_empty() && back.remove(position) {
                 tally.returned -= 1;
                 Count::Again
-            } else if high.is_some_and(|high| position <= high) {
+            } else if high.is_some_and(|high| position <= high)
+                || (!again.is_empty() && again.remove(position))
+                || (!ordered && flying.contains(position))
+            {
                 tally.redelivered += 1;
                 Count::Not
             } else {
                 tally.read += 1;
                 Count::New
             };
+            if !ordered && count != Count::Not {
+                flying.insert(position.clone());
+            }
             if ordered && high.is_none_or(|high| position > high) {
                 high = Some(position);
             }
@@ -109,28 +139,41 @@ impl History {
                 counts.get_or_insert_with(|| vec![Count::New; records.len()].into())[index] = count;
             }
         }
+        if let Some(new) = high.filter(|new| self.high[pipeline].as_ref() != Some(*new)) {
+            self.high[pipeline] = Some(new.clone());
+        }
         counts
     }
 
-    /// To be called after `reading` for all lanes.
-    pub(crate) fn read(&mut self, records: &[Record]) {
-        for record in records {
-            if self.high.as_ref().is_none_or(|high| record.position() > high) {
-                self.high = Some(record.position().clone());
-            }
+    /// Notes what became of a record in one pipeline; `back` if it comes again all the same.
+    fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position, back: bool) {
+        let tally = &mut self.tallies[pipeline];
+        tally.note(count, fate);
+        if count != Count::Not {
+            self.flying[pipeline].remove(position);
+        } else if fate != Fate::Returned && self.returned[pipeline].remove(position) {
+            // the other copy of it was given back: this one has settled it
+            tally.returned -= 1;
+            tally.note(Count::New, fate);
         }
-    }
-
-    fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position) {
-        self.tallies[pipeline].note(count, fate);
         if fate == Fate::Returned && count != Count::Not {
-            let back = &mut self.returned[pipeline];
-            if back.len() == REMEMBERED {
-                back.pop_first();
-            }
-            back.insert(position.clone());
+            remember(&mut self.returned[pipeline], position);
+        } else if back {
+            remember(&mut self.again[pipeline], position);
         }
     }
+}
+
+/// Whether positions go up from record to record.
+pub(crate) fn are_sorted(records: &[Record]) -> bool {
+    records.is_sorted_by(|a, b| a.position() < b.position())
+}
+
+fn remember(positions: &mut BTreeSet<Position>, position: &Position) {
+    if positions.len() == REMEMBERED {
+        positions.pop_first();
+    }
+    positions.insert(position.clone());
 }
 
 struct Entry {
@@ -152,6 +195,11 @@ impl Entry {
         self.lanes.iter().all(|lane| lane.is_settled(index))
     }
 
+    /// Whether every lane has come to an end with the record, be it a return.
+    fn decided(&self, index: usize) -> bool {
+        self.lanes.iter().all(|lane| lane.fate(index).is_some())
+    }
+
     fn retire(&self, history: &mut History, outcomes: Option<&mut Vec<(Record, Fate)>>) {
         if let Some(outcomes) = outcomes {
             outcomes.extend(self.batch.records.iter().enumerate().map(|(index, record)| {
@@ -162,11 +210,32 @@ impl Entry {
         }
         for states in &self.lanes {
             let pipeline = states.lane.pipeline.index;
-            for (index, record) in self.batch.records.iter().enumerate() {
-                let fate = states.fate(index).unwrap_or(Fate::Returned);
-                history.note(pipeline, states.count(index), fate, record.position());
+            // most often nothing has to be remembered of any record
+            if let Some(done) = states.all_passed().filter(|_| self.acks == 0) {
+                if history.flying[pipeline].is_empty() {
+                    history.tallies[pipeline].done += done;
+                    history.tallies[pipeline].filtered += states.len() as u64 - done;
+                    continue;
+                }
+            }
+            for index in (0..self.len()).filter(|index| !self.acked[*index]) {
+                self.note_in(states, index, history, false);
             }
         }
+    }
+
+    /// Counts what became of a record; once, when it leaves the tracker. `back` if it comes again whatever
+    /// became of it in one of the pipelines.
+    fn note(&self, index: usize, history: &mut History, back: bool) {
+        for states in &self.lanes {
+            self.note_in(states, index, history, back);
+        }
+    }
+
+    fn note_in(&self, states: &LaneBatch, index: usize, history: &mut History, back: bool) {
+        let fate = states.fate(index).unwrap_or(Fate::Returned);
+        let position = self.batch.records[index].position();
+        history.note(states.lane.pipeline.index, states.count(index), fate, position, back);
     }
 }
 
@@ -179,8 +248,9 @@ pub(crate) struct Tracker {
     /// The last position of the settled prefix, and the arrival of the record there.
     prefix: Option<(Position, Timestamp)>,
     settled: u64,
-    /// What became of each record, where that was asked for.
+    /// What became of each record, where that was asked for: for a finite batch, of which nothing is fed twice.
     outcomes: Option<Vec<(Record, Fate)>>,
+    closed: bool,
 }
 
 impl Tracker {
@@ -192,6 +262,16 @@ impl Tracker {
     /// What became of each record that has left the tracker.
     pub(crate) fn take_outcomes(&mut self) -> Vec<(Record, Fate)> {
         self.outcomes.take().unwrap_or_default()
+    }
+
+    /// The shard is not ours any more: what is in flight counts as returned, and nothing comes in.
+    pub(crate) fn close(&mut self, history: &mut History) {
+        self.give_up(history);
+        self.closed = true;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     pub(crate) fn push(&mut self, batch: Arc<Batch>, lanes: Vec<Arc<LaneBatch>>) {
@@ -212,8 +292,11 @@ impl Tracker {
         self.bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Whether a record is in flight and not yet passed: not settled in all lanes, or behind one that is not.
+    pub(crate) fn is_open(&self, batch: &Arc<Batch>, index: usize) -> bool {
+        self.entries.iter().any(|entry| {
+            Arc::ptr_eq(&entry.batch, batch) && index >= entry.next && !entry.acked[index]
+        })
     }
 
     /// How many records have been settled in this assignment.
@@ -240,17 +323,22 @@ impl Tracker {
         })
     }
 
-    /// The oldest record of lane `lane` that is not settled there.
-    pub(crate) fn oldest_of(&self, lane: usize) -> Option<&Record> {
+    /// The oldest record of lane `lane` that is not settled there: its batch and index.
+    pub(crate) fn oldest_of(&self, lane: usize) -> Option<(&Arc<LaneBatch>, usize)> {
         self.entries.iter().find_map(|entry| {
             let states = &entry.lanes[lane];
             if states.open() == 0 {
                 return None;
             }
             (entry.next..entry.len())
-                .find(|index| !states.is_settled(*index))
-                .map(|index| &entry.batch.records[index])
+                .find(|index| !entry.acked[*index] && !states.is_settled(*index))
+                .map(|index| (states, index))
         })
+    }
+
+    /// How many records of lane `lane` are not settled there.
+    pub(crate) fn open_of(&self, lane: usize) -> usize {
+        self.entries.iter().map(|entry| entry.lanes[lane].open() as usize).sum()
     }
 
     /// Moves the settled prefix on; whether it moved.
@@ -258,9 +346,19 @@ impl Tracker {
         let before = self.settled;
         while let Some(entry) = self.entries.front_mut() {
             let from = entry.next;
-            while entry.next < entry.len() && entry.settled(entry.next) {
-                entry.next += 1;
+            // where every return is final nobody feeds the record again: it must not hold those behind it
+            if self.outcomes.is_some() {
+                while entry.next < entry.len()
+                    && (entry.settled(entry.next) || entry.decided(entry.next))
+                {
+                    entry.next += 1;
+                }
+            } else if entry.lanes.iter().all(|lane| lane.is_through()) {
+                // most often the lanes are through with it: then no record is looked at
+                entry.next = entry.len();
             }
+            entry.next =
+                entry.lanes.iter().fold(entry.len(), |end, lane| lane.prefix(entry.next, end));
             let moved = entry.next - from;
             self.records -= moved;
             self.settled += moved as u64;
@@ -314,6 +412,8 @@ impl Tracker {
                     self.prefix = Some((record.position().clone(), record.arrival()));
                 }
                 acks.push((record.position().clone(), ack));
+                // now, and not with its batch: it may come again before that is over
+                entry.note(index, history, fate == Fate::Returned);
                 entry.acked[index] = true;
                 entry.acks += 1;
                 self.records -= 1;
@@ -346,7 +446,7 @@ impl Tracker {
         let mut tally = Tally::default();
         for entry in &self.entries {
             let states = &entry.lanes[lane];
-            for index in 0..entry.len() {
+            for index in (0..entry.len()).filter(|index| !entry.acked[*index]) {
                 if let Some(fate) = states.fate(index) {
                     tally.note(states.count(index), fate);
                 }

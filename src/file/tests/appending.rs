@@ -63,9 +63,10 @@ async fn k1_writers_that_share_a_file_do_not_mix_their_lines() {
     assert!(text.lines().all(|line| serde_json::from_str::<(u8, u8)>(line).is_ok()));
 }
 
-fn fault(id: u128) -> FaultEvent {
-    let text = format!("{{\"id\":\"{}\",\"processor\":\"p\"}}", uuid::Uuid::from_u128(id));
-    FaultEvent::from_json(text.as_bytes()).expect("a fault event")
+fn fault(position: u64) -> FaultEvent {
+    let record = crate::Record::new("s", "0", crate::Position::from(position), "{}");
+    let records = vec![crate::fault::FaultRecord::whole(record)];
+    FaultEvent::new("p", "q", "json", crate::Class::Fault, records).finish(&crate::fault::Scrub)
 }
 
 #[tokio::test]

@@ -1,6 +1,18 @@
-//! Mistakes in a configuration: each names the field, what was found there, and what is accepted.
+//! Configuration: what a file may set, and mistakes in it.
+//!
+//! Code sets defaults, configuration wins. Any format that serde reads will do; see [`Config`].
 
 use std::fmt;
+
+pub use self::settings::{
+    BreakerConfig, CommitConfig, Config, FloodConfig, InFlightConfig, PipelineConfig,
+    ProcessorConfig, QuotaConfig, RateConfig, ResourceConfig, RetryConfig, StageConfig,
+};
+pub use self::units::{Size, Span, UnitError};
+
+mod apply;
+mod settings;
+mod units;
 
 /// A configuration that cannot be used.
 ///

@@ -1,0 +1,222 @@
+//! The settings of a component as a configuration file holds them.
+//!
+//! Code sets defaults, configuration wins: every field is optional, and what is not named stays as the code
+//! has it. Unknown fields are refused; names of pipelines, stages and resources that do not exist are refused by
+//! `build()`, with those that do.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{Size, Span};
+use crate::resource::{OnExhausted, OnOpen};
+
+/// The configuration of a processor and its resources, for any format that serde reads.
+///
+/// ```
+/// use streambreaker::config::Config;
+///
+/// let config: Config = serde_json::from_str(
+///     r#"{
+///         "processor": { "in_flight": { "records": 5000, "bytes": "32MiB" }, "drain": "25s" },
+///         "pipelines": { "totals": { "stages": { "parallel": { "n": 32 } } } },
+///         "resources": { "orders-table": { "timeout": "500ms", "concurrency": 16 } }
+///     }"#,
+/// )?;
+/// assert_eq!(config.processor.drain.map(|span| span.to_string()), Some("25s".to_owned()));
+///
+/// let error = serde_json::from_str::<Config>(r#"{"processor": {"drian": "25s"}}"#).unwrap_err();
+/// assert!(error.to_string().contains("unknown field `drian`"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The processor's own settings.
+    pub processor: ProcessorConfig,
+    /// Settings of pipelines, by name.
+    pub pipelines: BTreeMap<String, PipelineConfig>,
+    /// Settings of resources, by name. A resource takes them by
+    /// [`ResourceBuilder::config`](crate::resource::ResourceBuilder::config).
+    pub resources: BTreeMap<String, ResourceConfig>,
+}
+
+/// Settings of a processor. Without a value, a field is what the builder was told, or its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessorConfig {
+    /// In flight in a shard; 10,000 records and 64 MiB by default.
+    pub in_flight: InFlightConfig,
+    /// In flight in all shards; 100,000 records and 512 MiB by default.
+    pub in_flight_total: InFlightConfig,
+    /// When to commit; every second or 10,000 records, 10 s a call by default.
+    pub commit: CommitConfig,
+    /// The limit of a drain; 20 s by default.
+    pub drain: Option<Span>,
+    /// By when a record must be decided; the source's own by default.
+    pub deadline: Option<Span>,
+    /// Deliveries after which a record is given up; 10 by default.
+    pub max_deliveries: Option<u32>,
+    /// When the watchdog speaks; 60 s by default.
+    pub stall_after: Option<Span>,
+    /// The limit of one write to the fault sink; 10 s by default.
+    pub fault_timeout: Option<Span>,
+    /// The flood guard of all pipelines; half of the last 1,000 units by default.
+    pub flood_guard: Option<FloodConfig>,
+}
+
+/// A limit of what is in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InFlightConfig {
+    /// Records.
+    pub records: Option<usize>,
+    /// Bytes.
+    pub bytes: Option<Size>,
+}
+
+/// When to commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommitConfig {
+    /// So long after something was settled.
+    pub every: Option<Span>,
+    /// After so many records.
+    pub records: Option<u64>,
+    /// The limit of one commit.
+    pub timeout: Option<Span>,
+}
+
+/// A flood guard. See [`FloodGuard`](crate::fault::FloodGuard).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FloodConfig {
+    /// `false` switches it off.
+    pub enabled: Option<bool>,
+    /// The share of faults above which units are returned; 0.5 by default.
+    pub ratio: Option<f64>,
+    /// Over how many units; 1,000 by default.
+    pub window: Option<u32>,
+    /// Not before so many; 100 by default.
+    pub min: Option<u32>,
+    /// The first cool-down; 30 s by default.
+    pub cool_down: Option<Span>,
+    /// The longest cool-down; 10 min by default.
+    pub longest: Option<Span>,
+}
+
+/// Settings of one pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipelineConfig {
+    /// `false` disables it: it takes no part in commits.
+    pub enabled: Option<bool>,
+    /// Its flood guard.
+    pub flood_guard: Option<FloodConfig>,
+    /// Settings of its stages, by name.
+    pub stages: BTreeMap<String, StageConfig>,
+}
+
+/// Settings of one stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageConfig {
+    /// Units at once, or requests in flight.
+    pub n: Option<usize>,
+    /// Of a `rate_limit`.
+    pub rate: Option<RateConfig>,
+    /// Items of a window or a request.
+    pub items: Option<usize>,
+    /// Bytes of a window or a request.
+    pub bytes: Option<Size>,
+    /// How long a window waits for more.
+    pub linger: Option<Span>,
+}
+
+/// A rate: so many in so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateConfig {
+    /// So many.
+    pub n: u32,
+    /// In so long; a second by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<Span>,
+    /// How many at once after a pause; 10 ms worth by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+}
+
+/// Settings of a resource.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourceConfig {
+    /// Of one attempt.
+    pub timeout: Option<Span>,
+    /// When an attempt is tried again.
+    pub retry: RetryConfig,
+    /// A budget of retries for all units; a fifth of the successes by default.
+    pub retry_quota: QuotaConfig,
+    /// A breaker; only for a resource to which the code gives one, or where `ratio` and `on_open` are named.
+    pub breaker: BreakerConfig,
+    /// A rate for the whole process.
+    pub rate: Option<RateConfig>,
+    /// Attempts at once, in the whole process.
+    pub concurrency: Option<usize>,
+    /// What becomes of a unit whose retries are used up.
+    pub on_exhausted: Option<OnExhausted>,
+    /// After so many returns a unit is faulted.
+    pub return_limit: Option<u32>,
+    /// How long a unit may wait for permit or rate; 30 s by default.
+    pub max_wait: Option<Span>,
+}
+
+/// When an attempt is tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Attempts in all; 4 by default.
+    pub max_attempts: Option<u32>,
+    /// The second retry's ceiling, which doubles from there; 100 ms by default.
+    pub base: Option<Span>,
+    /// The highest ceiling; 5 s by default.
+    pub cap: Option<Span>,
+    /// The first retry's ceiling; 50 ms by default.
+    pub quick: Option<Span>,
+    /// No attempt starts later than this after the first; no limit by default.
+    pub elapsed: Option<Span>,
+}
+
+/// A budget of retries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaConfig {
+    /// `false` switches it off.
+    pub enabled: Option<bool>,
+    /// Retries as a share of successes; 0.2 by default.
+    pub ratio: Option<f64>,
+    /// So many a second in any case; 10 by default.
+    pub floor: Option<u32>,
+    /// So many can be saved up; 100 by default.
+    pub reserve: Option<u32>,
+}
+
+/// A breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerConfig {
+    /// `false` takes the breaker away that the code gave.
+    pub enabled: Option<bool>,
+    /// The share of failed calls at which it opens.
+    pub ratio: Option<f64>,
+    /// How far back calls count; 10 s by default.
+    pub window: Option<Span>,
+    /// Not before so many calls; 20 by default.
+    pub min_calls: Option<u32>,
+    /// How long it stays open; 30 s by default.
+    pub cool_down: Option<Span>,
+    /// Probes when half-open; 3 by default.
+    pub half_open: Option<u32>,
+    /// What becomes of units while it is open.
+    pub on_open: Option<OnOpen>,
+}

@@ -1,0 +1,187 @@
+//! Configuration: code sets defaults, configuration wins, mistakes name the field and what is accepted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use streambreaker::config::Config;
+use streambreaker::memory::{self, Stream};
+use streambreaker::prelude::*;
+use streambreaker::{BuildError, Processor};
+
+fn config(json: &str) -> Config {
+    serde_json::from_str(json).unwrap()
+}
+
+fn build(config: Config) -> Result<Processor, BuildError> {
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .config(&config)
+        .build()
+        .unwrap();
+    Processor::builder("p")
+        .faults(memory::faults())
+        .config(config)
+        .pipeline("totals", move |flow| {
+            flow.json::<u64>()
+                .group_by(|n| **n % 2, Window::items(10))
+                .parallel(4, &db, async |_| Ok(()))
+                .named("write")
+        })
+        .pipeline("other", |flow| flow.json::<u64>())
+        .build()
+}
+
+#[test]
+fn an_empty_configuration_changes_nothing() {
+    let text = build(Config::default()).unwrap().explain();
+    assert!(text.contains("10000 records and 64MiB a shard"), "{text}");
+    assert!(text.contains("write (4 at once, `db`)"), "{text}");
+    assert!(text.contains("drains within 20s"), "{text}");
+    assert!(text.contains("attempt: within 1s; waits up to 30s for its turn"), "{text}");
+    // nothing of a resource is printed as Rust would: it is read by people
+    assert!(!text.contains("Some("), "{text}");
+}
+
+#[test]
+fn configuration_wins_over_code() {
+    let text = build(config(
+        r#"{
+            "processor": {"in_flight": {"records": 500}, "drain": "25s", "commit": {"every": "250ms"}},
+            "pipelines": {
+                "totals": {"stages": {"write": {"n": 32}, "group_by": {"linger": "2s"}}},
+                "other": {"enabled": false}
+            },
+            "resources": {"db": {"timeout": "3s", "retry": {"max_attempts": 2}}}
+        }"#,
+    ))
+    .unwrap()
+    .explain();
+    for part in [
+        "500 records and 64MiB a shard",
+        "commits every 250ms",
+        "drains within 25s",
+        "write (32 at once, `db`)",
+        "2 x 3000 ms",
+        "2000 ms",
+        "`other` (disabled)",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_width_of_a_stage_is_what_the_configuration_says() {
+    let stream = Stream::new("numbers", 1);
+    for n in 0..50u64 {
+        stream.push(n.to_string());
+    }
+    stream.close();
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (inside, peak) = (now.clone(), most.clone());
+    let db = Resource::builder("db").timeout(Duration::from_secs(1)).build().unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .config(config(r#"{"pipelines": {"all": {"stages": {"parallel": {"n": 7}}}}}"#))
+        .pipeline("all", move |flow| {
+            let (now, most) = (inside.clone(), peak.clone());
+            flow.json::<u64>().parallel(2, &db, async move |_| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(most.load(Ordering::SeqCst), 7);
+}
+
+#[test]
+fn mistakes_name_the_field_and_what_is_accepted() {
+    let error = build(config(
+        r#"{
+            "processor": {"in_flight": {"records": 0}, "max_deliveries": 1},
+            "pipelines": {
+                "totls": {},
+                "totals": {"stages": {"parallel": {"n": 4}}, "flood_guard": {"ratio": 7}},
+                "other": {"stages": {}}
+            },
+            "resources": {"bd": {"timeout": "1s"}}
+        }"#,
+    ))
+    .unwrap_err()
+    .to_string();
+    for part in [
+        "in_flight is 0 records",
+        "max_deliveries is 1; accepted: a number from 2",
+        "pipelines is `totls`, which is unknown; accepted: one of totals, other",
+        "pipelines.totals.stages is `parallel`, which is unknown; accepted: one of json, group_by, write",
+        "flood guard: ratio is 7",
+        "resources is `bd`, which is unknown; accepted: one of db",
+    ] {
+        assert!(error.contains(part), "{part} in\n{error}");
+    }
+    let error = build(config(r#"{"pipelines": {"totals": {"stages": {"write": {"n": 0}}}}}"#));
+    assert!(
+        error.unwrap_err().to_string().contains("units at once is 0; accepted: a number from 1")
+    );
+}
+
+#[test]
+fn unknown_fields_and_bare_numbers_are_refused() {
+    for (json, part) in [
+        (r#"{"processor": {"drain": 20}}"#, "800ms"),
+        (r#"{"processor": {"drain": "20"}}"#, "`20` is not a duration"),
+        (r#"{"processor": {"in_flight": {"bytes": "1mb"}}}"#, "1MiB"),
+        (r#"{"resources": {"db": {"time_out": "1s"}}}"#, "unknown field `time_out`"),
+        (r#"{"resources": {"db": {"on_exhausted": "panic"}}}"#, "`return`"),
+    ] {
+        let error = serde_json::from_str::<Config>(json).unwrap_err().to_string();
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[test]
+fn a_breaker_in_the_configuration_needs_a_ratio_where_the_code_has_none() {
+    let settings = config(r#"{"resources": {"db": {"breaker": {"min_calls": 5}}}}"#);
+    let error = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .config(&settings)
+        .build()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("ratio"), "{error}");
+    let settings =
+        config(r#"{"resources": {"db": {"breaker": {"ratio": 0.5, "on_open": "pause"}}}}"#);
+    assert!(
+        Resource::builder("db").timeout(Duration::from_secs(1)).config(&settings).build().is_ok()
+    );
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let settings = config(
+        r#"{"processor": {"drain": "25s"}, "resources": {"db": {"rate": {"n": 5, "per": "1m"}}}}"#,
+    );
+    let text = serde_json::to_string(&settings).unwrap();
+    assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), settings);
+}
+
+#[test]
+fn t2_a_plan_above_the_deadline_is_refused_with_a_table() {
+    let db = Resource::builder("db").timeout(Duration::from_secs(5)).build().unwrap();
+    let error = Processor::builder("p")
+        .faults(memory::faults())
+        .deadline(Duration::from_secs(10))
+        .pipeline("slow", move |flow| flow.json::<u64>().call(&db, async |_| Ok(())))
+        .build()
+        .unwrap_err()
+        .to_string();
+    for part in ["the deadline is 10s", "pipeline `slow`", "call", "db", "4 x 5000 ms"] {
+        assert!(error.contains(part), "{part} in\n{error}");
+    }
+}

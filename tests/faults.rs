@@ -1,0 +1,458 @@
+//! Rules F1 to F11: what could not be processed is stored, once, whole, and holds nobody up.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use streambreaker::fault::{FaultEvent, FloodGuard, Scrubber};
+use streambreaker::memory::{self, Stream, Verdict};
+use streambreaker::prelude::*;
+use streambreaker::sink::Limits;
+use streambreaker::{Class, Position, Processor, Shutdown};
+use support::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn poison(n: u64) -> Stream {
+    let stream = Stream::new("numbers", 1);
+    for _ in 0..n {
+        stream.push("poison");
+    }
+    stream.close();
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_a_fault_is_stored_before_the_checkpoint_passes_its_record() {
+    let stream = numbers(300, 2);
+    stream.close();
+    let faults = memory::faults();
+    // every fourth request is lost
+    let mut requests = 0;
+    faults.decide(move |index, _| {
+        requests += u32::from(index == 0);
+        if requests % 4 == 0 { Verdict::Retry } else { Verdict::Done }
+    });
+    let stored = faults.clone();
+    let records = stream.clone();
+    stream.on_commit(move |commit| {
+        let streambreaker::memory::What::Through(at) = &commit.what else { return };
+        let shard = records.shards().iter().position(|id| *id == commit.shard).unwrap();
+        let durable: BTreeSet<Position> = stored
+            .events()
+            .iter()
+            .flat_map(|event| event.records.iter())
+            .filter(|fault| *fault.record.shard() == commit.shard)
+            .map(|fault| fault.record.position().clone())
+            .collect();
+        for record in records.records(shard).iter().filter(|record| record.position() <= at) {
+            let n: u64 = std::str::from_utf8(record.payload()).unwrap().parse().unwrap();
+            assert!(n % 3 != 0 || durable.contains(record.position()), "I1: {n} is not stored");
+        }
+    });
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .commit_every(Duration::from_millis(5), 10)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(4, &db, async |n: &Event<u64>| {
+                millis(**n % 7).await;
+                if **n % 3 == 0 { Err("bad").fault() } else { Ok(()) }
+            })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].faulted, 100, "{report}");
+    let ids: BTreeSet<_> = faults.events().iter().map(|event| event.id).collect();
+    assert_eq!((ids.len(), faults.len(), report.faults_stored), (100, 100, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_a_fault_that_its_sink_never_takes_keeps_no_other_from_it() {
+    let stream = Stream::new("numbers", 1);
+    for n in 0..20u64 {
+        stream.push(format!("poison {n}"));
+    }
+    stream.close();
+    // one item a request, and the third record's fault is never taken
+    let faults = memory::faults().with_limits(Limits::items(1));
+    faults.decide(|_, event: &FaultEvent| {
+        if event.records[0].record.payload() == "poison 2" {
+            Verdict::Reject
+        } else {
+            Verdict::Done
+        }
+    });
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .flood_guard(FloodGuard::off())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(5).await;
+    assert_eq!(faults.len(), 19);
+    assert_eq!(stream.committed("g", 0), Some(Position::from(1)));
+    secs(600).await;
+    let asked = faults.requests().len();
+    assert!((30..200).contains(&asked), "neither given up nor stormed: {asked} requests");
+    faults.decide_no_more();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!((report.faults_stored, faults.len()), (20, 20));
+}
+
+struct Panics(Arc<AtomicU32>);
+
+impl Scrubber for Panics {
+    fn scrub<'a>(&self, _: &'a str) -> std::borrow::Cow<'a, str> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("scrubber")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_a_scrubber_that_panics_costs_the_text_and_not_the_fault() {
+    let stream = poison(3);
+    let faults = memory::faults();
+    let asked = Arc::new(AtomicU32::new(0));
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .scrubber(Panics(asked.clone()))
+        .pipeline("all", move |flow| {
+            flow.call(&db, async |_| Err::<(), _>("the password is hunter2").fault())
+        })
+        .build()
+        .unwrap();
+    let run = processor.run(Shutdown::never());
+    let report = tokio::time::timeout(HOUR, run).await.expect("ends").unwrap();
+    assert!(asked.load(Ordering::SeqCst) > 0);
+    assert_eq!((report.pipelines["all"].faulted, faults.len()), (3, 3), "{report}");
+    assert!(
+        faults
+            .events()
+            .iter()
+            .all(|event| !String::from_utf8_lossy(&event.to_json()).contains("hunter2"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_a_fault_sink_whose_size_panics_holds_the_checkpoint_and_not_silently() {
+    let stream = poison(3);
+    let broken = Arc::new(AtomicBool::new(true));
+    let told = broken.clone();
+    let faults = memory::Collect::sized(move |_: &FaultEvent| {
+        assert!(!told.load(Ordering::SeqCst), "size");
+        1
+    });
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(60).await;
+    assert_eq!(stream.committed("g", 0), None);
+    broken.store(false, Ordering::SeqCst);
+    let report = tokio::time::timeout(HOUR, run).await.expect("ends").unwrap().unwrap();
+    assert_eq!((report.pipelines["all"].faulted, faults.len()), (3, 3), "{report}");
+    assert_eq!(report.faults_unconfirmed, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_parts_that_wait_for_a_sink_that_is_down_are_not_faulted_again_with_each_restart() {
+    let stream = numbers(2, 1);
+    stream.close();
+    let faults = memory::faults();
+    faults.down();
+    let mended = Arc::new(AtomicBool::new(false));
+    let told = mended.clone();
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let told = told.clone();
+            flow.json::<u64>().split(|n| [(*n, 0u32), (*n, 1)]).parallel(
+                4,
+                &db,
+                async move |(n, part): &(u64, u32)| match (n, part) {
+                    (0, 0) => Err("bad").fault(),
+                    _ if told.load(Ordering::SeqCst) => Ok(()),
+                    _ => Err("down").transient(),
+                },
+            )
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(3_000).await;
+    mended.store(true, Ordering::SeqCst);
+    faults.up();
+    let report = run.await.unwrap().unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.faulted), (1, 1), "{report}");
+    assert!(faults.len() <= 2, "{} events of one part", faults.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_fatal_units_make_no_fault_and_are_tried_again_after_a_backoff() {
+    let stream = numbers(10, 1);
+    stream.close();
+    let faults = memory::faults();
+    let effects = Effects::default();
+    let seen = effects.clone();
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
+                if **n == 4 && seen.note(4) < 5 { Err("broken").fatal() } else { Ok(()) }
+            })
+        })
+        .build()
+        .unwrap();
+    let begun = tokio::time::Instant::now();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].done, 10, "{report}");
+    assert_eq!(report.pipelines["all"].restarts, 4);
+    assert!(begun.elapsed() > Duration::from_millis(20));
+    assert!(faults.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_one_by_one_a_returned_unit_comes_again_to_its_key() {
+    let stream = numbers(6, 1);
+    stream.close();
+    let effects = Effects::default();
+    let seen = effects.clone();
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(Duration::from_secs(30)))
+        .faults(memory::faults())
+        .max_deliveries(100)
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().parallel_by_key(
+                2,
+                |_| "one key",
+                &db,
+                async move |n: &Event<u64>| {
+                    if **n == 0 && seen.note(0) < 3 { Err("down").transient() } else { Ok(()) }
+                },
+            )
+        })
+        .build()
+        .unwrap();
+    let run = processor.run(Shutdown::never());
+    let report = tokio::time::timeout(HOUR, run).await.expect("ends").unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done, all.returned), (6, 6, 0), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_only_its_own_returns_count_against_a_units_limit() {
+    let stream = numbers(4, 1);
+    stream.close();
+    let faults = memory::faults();
+    let effects = Effects::default();
+    let seen = effects.clone();
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .return_limit(3)
+        .build()
+        .unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().parallel(4, &db, async move |n: &Event<u64>| {
+                millis(if **n == 0 { 10 } else { 100 }).await;
+                match (**n, seen.note(**n)) {
+                    // those beside it are cancelled five times, which is not their doing
+                    (0, 1..=5) => Err("broken").fatal(),
+                    (1, 1..=2) => Err("down").transient(),
+                    (2, _) => Err("down for ever").transient(),
+                    _ => Ok(()),
+                }
+            })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.faulted), (3, 1), "{report}");
+    assert_eq!(faults.events()[0].class, Class::Returned);
+    assert_eq!(faults.events()[0].records[0].record.payload(), "2");
+    assert_eq!(effects.of(2), 4, "returned three times, and then once more");
+}
+
+/// A value whose `drop` panics, once made so.
+struct Grenade(u64, bool);
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        assert!(!self.1 || std::thread::panicking(), "drop");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f9_a_panic_in_the_drop_of_a_value_is_a_fault_of_its_unit() {
+    for stage in 0..4 {
+        let stream = numbers(20, 1);
+        stream.close();
+        let faults = memory::faults();
+        let db = resource("db");
+        let processor = Processor::builder("p")
+            .source(stream.consumer("g"))
+            .faults(faults.clone())
+            .pipeline("all", move |flow| {
+                let flow = flow.json::<u64>().map(|n| Grenade(*n, *n == 7));
+                match stage {
+                    0 => flow.boxed(),
+                    1 => flow.filter(|grenade| grenade.0 != 7).boxed(),
+                    2 => {
+                        flow.parallel(4, &db, async |_| Ok(())).map(|()| Grenade(0, false)).boxed()
+                    }
+                    _ => {
+                        flow.parallel(4, &db, async |grenade: &Grenade| {
+                            if grenade.0 == 7 { Err("bad").fault() } else { Ok(()) }
+                        })
+                        .map(|()| Grenade(0, false))
+                        .boxed()
+                    }
+                }
+            })
+            .build()
+            .unwrap();
+        let run = processor.run(Shutdown::never());
+        let report = tokio::time::timeout(HOUR, run).await.expect("ends").unwrap();
+        let all = &report.pipelines["all"];
+        assert_eq!(all.done + all.filtered, 20 - all.faulted, "stage {stage}: {report}");
+        assert!(all.faulted <= 1, "stage {stage}: {report}");
+        assert_eq!(faults.len() as u64, all.faulted, "stage {stage}");
+        assert!(stream.is_settled("g"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f9_a_panic_inside_an_adapter_of_streams_is_a_fault_of_the_unit_it_held() {
+    let stream = numbers(20, 1);
+    stream.close();
+    let faults = memory::faults();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", |flow| {
+            flow.json::<u64>().through(|units| {
+                units.map(|unit| {
+                    assert!(**unit.value() != 7, "seven");
+                    unit
+                })
+            })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (19, 1));
+    assert_eq!(faults.events()[0].class, Class::Panic);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f9_what_an_adapter_drops_twice_is_a_fault() {
+    let stream = numbers(20, 1);
+    stream.close();
+    let faults = memory::faults();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", |flow| {
+            flow.json::<u64>()
+                .through(|units| units.filter(|unit| std::future::ready(**unit.value() != 7)))
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (19, 1));
+    assert_eq!(faults.events()[0].class, Class::Dropped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f10_an_open_circuit_faults_at_once_without_a_call() {
+    let stream = numbers(400, 1);
+    stream.close();
+    let faults = memory::faults();
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = calls.clone();
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .on_exhausted(OnExhausted::Fault)
+        .breaker(Breaker::failure_ratio(0.5).on_open(OnOpen::Siphon))
+        .build()
+        .unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().call(&db, async move |_| {
+                seen.fetch_add(1, Ordering::SeqCst);
+                Err::<(), _>("down").transient()
+            })
+        })
+        .build()
+        .unwrap();
+    let begun = tokio::time::Instant::now();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "sooner than one attempt's timeout");
+    assert_eq!(report.pipelines["all"].faulted, 400, "{report}");
+    assert!(calls.load(Ordering::SeqCst) < 400);
+    assert!(faults.events().iter().any(|event| event.class == Class::CircuitOpen));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f11_a_flood_trip_loses_none_and_the_counter_is_what_is_stored() {
+    let stream = Stream::new("numbers", 2);
+    for n in 0..600u64 {
+        stream.push(n.to_string());
+    }
+    stream.close();
+    let mended = Arc::new(AtomicBool::new(false));
+    let told = mended.clone();
+    let faults = memory::faults();
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let told = told.clone();
+            flow.json::<u64>().parallel(8, &db, async move |_| {
+                if told.load(Ordering::SeqCst) { Ok(()) } else { Err("a bug").fault() }
+            })
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(20).await;
+    assert!((90..=110).contains(&faults.len()), "{} faults", faults.len());
+    mended.store(true, Ordering::SeqCst);
+    let report = tokio::time::timeout(HOUR, run).await.expect("ends").unwrap().unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done + all.faulted, all.returned), (600, 600, 0), "{report}");
+    assert_eq!(faults.len() as u64, all.faulted);
+    assert_eq!(report.faults_stored, all.faulted);
+}

@@ -1,0 +1,190 @@
+//! Looking at a processor that runs, and turning its switches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use streambreaker::clock::PausedClock;
+use streambreaker::memory::{self, Stream};
+use streambreaker::prelude::*;
+use streambreaker::resource::BreakerControl;
+use streambreaker::{By, Class, Phase, Position, ShardId, Timestamp, WaitsFor};
+
+fn by() -> By {
+    By::new("ada", "a test")
+}
+
+fn stream(n: u64) -> Stream {
+    let stream = Stream::new("numbers", 1);
+    for i in 0..n {
+        stream.push(i.to_string());
+    }
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_pipeline_takes_nothing_and_goes_on_when_resumed() {
+    let stream = stream(10);
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    assert_eq!((handle.status().phase, handle.ready()), (Phase::Idle, false));
+    handle.pause("all", &by()).unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let status = handle.status();
+    assert!(status.ready && status.live, "{status:?}");
+    assert_eq!((status.lanes[0].in_flight, status.lanes[0].waits_for), (10, WaitsFor::Operator));
+    assert_eq!(stream.committed("g", 0), None);
+    handle.resume("all", &by()).unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(stream.is_settled("g"));
+    assert_eq!(handle.status().lanes[0].waits_for, WaitsFor::Source);
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!(report.pipelines["all"].done, 10);
+    assert_eq!(handle.status().phase, Phase::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_a_drain_does_not_wait_for_a_pipeline_that_is_paused() {
+    let stream = stream(10);
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    handle.pause("all", &by()).unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let began = tokio::time::Instant::now();
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!((report.pipelines["all"].done, report.unsettled()), (0, 10), "{report}");
+    assert_eq!(stream.committed("g", 0), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_returned_for_ever_can_be_skipped() {
+    let stream = stream(10);
+    let faults = memory::faults();
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .build()
+        .unwrap();
+    let processor =
+        Processor::builder("p")
+            .source(stream.consumer("g"))
+            .faults(faults.clone())
+            .pipeline("all", move |flow| {
+                flow.json::<u64>().call(&db, async |n: &Event<u64>| {
+                    if **n == 4 { Err("never").transient() } else { Ok(()) }
+                })
+            })
+            .build()
+            .unwrap();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let lane = handle.status().lanes[0].clone();
+    assert_eq!(lane.waits_for, WaitsFor::Restart, "{lane:?}");
+    assert_eq!(lane.last_class, Some(Class::Transient));
+    let shard = ShardId::new(lane.shard.clone());
+    let position: Position = lane.oldest.clone().expect("stuck").parse().unwrap();
+    assert!(handle.skip(&ShardId::new("other"), &position, &by()).is_err());
+    handle.skip(&shard, &position, &by()).unwrap();
+    stream.close();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (9, 1), "{report}");
+    assert_eq!(faults.events()[0].class, Class::Skipped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_can_be_held_open_and_a_pause_waits_for_it() {
+    let stream = stream(10);
+    let called = Arc::new(AtomicBool::new(false));
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .breaker(Breaker::failure_ratio(0.5).on_open(OnOpen::Pause))
+        .build()
+        .unwrap();
+    let seen = called.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().parallel(4, &db, async move |_| {
+                seen.store(true, Ordering::Relaxed);
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    handle.breaker("db", BreakerControl::HeldOpen, &by()).unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!called.load(Ordering::Relaxed));
+    assert_eq!(handle.status().lanes[0].waits_for, WaitsFor::Breaker);
+    handle.breaker("db", BreakerControl::Auto, &by()).unwrap();
+    stream.close();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!(report.pipelines["all"].done, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s9_iterator_age_grows_while_stuck_and_is_zero_at_the_end() {
+    let start = Timestamp::from_millis(1_700_000_000_000);
+    let clock = Arc::new(PausedClock::starting_at(start));
+    let stream = Stream::with_clock("numbers", [ShardId::new("0")], clock.clone());
+    stream.push("1");
+    let db = Resource::builder("db").timeout(Duration::from_secs(1000)).build().unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .clock(clock)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().call(&db, async |_| {
+                tokio::time::sleep(Duration::from_secs(100)).await;
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let lane = handle.status().lanes[0].clone();
+    assert!((49.9..51.0).contains(&lane.iterator_age_seconds), "{lane:?}");
+    assert_eq!(lane.waits_for, WaitsFor::Handler);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(handle.status().lanes[0].iterator_age_seconds, 0.0);
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_name_is_an_error_that_lists_the_names() {
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .pipeline("totals", |flow| flow.json::<u64>())
+        .pipeline("search", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let error = handle.pause("totls", &by()).unwrap_err().to_string();
+    assert!(error.contains("totals, search"), "{error}");
+    assert!(handle.breaker("db", BreakerControl::Auto, &by()).is_err());
+    let json = serde_json::to_value(handle.status()).unwrap();
+    assert_eq!(json["pipelines"]["totals"]["flood_guard"], "closed");
+}

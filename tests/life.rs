@@ -1,0 +1,385 @@
+//! Rules S1 to S9: what a source may do, and how a processor's life goes.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use streambreaker::memory::{self, Inject};
+use streambreaker::prelude::*;
+use streambreaker::source::{
+    Acker, Acknowledge, Behind, Caps, Change, CommitError, Read, Reader, Room, Settled, Source,
+    SourceError,
+};
+use streambreaker::{Position, Processor, Record, Shutdown};
+use support::*;
+
+#[tokio::test(start_paused = true)]
+async fn s1_redeliveries_duplicates_errors_empty_reads_and_stalls() {
+    let stream = numbers(500, 2);
+    watch_commits(&stream);
+    stream.inject(Inject::ReadErrors(3));
+    stream.inject(Inject::EmptyReads(5));
+    stream.inject(Inject::Duplicate(3));
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .in_flight(40, 1 << 20)
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(1).await;
+    stream.inject(Inject::Redeliver(7));
+    stream.inject(Inject::Stall);
+    for i in 500..600u64 {
+        stream.push_keyed(i.to_string(), i.to_string());
+    }
+    secs(100).await;
+    stream.resume();
+    stream.close();
+    let report = run.await.unwrap().unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done, all.returned, all.open), (600, 600, 0, 0), "{report}");
+    assert!(all.redelivered >= 6 + 7, "{report}");
+    assert!(stream.is_settled("g"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_what_retention_took_is_reported_as_a_gap() {
+    let stream = numbers(100, 1);
+    stream.truncate(0, &Position::from(40));
+    stream.close();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].done, 60);
+    assert_eq!(report.gaps.len(), 1);
+    assert_eq!((&*report.gaps[0].from, &*report.gaps[0].to), ("0", "40"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_fenced_owner_commits_and_faults_nothing_more() {
+    let stream = numbers(100, 1);
+    let faults = memory::faults();
+    let db = resource("db");
+    let late = Arc::new(AtomicU32::new(0));
+    let told = late.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let told = told.clone();
+            flow.json::<u64>().parallel(2, &db, async move |n: &Event<u64>| {
+                millis(100).await;
+                told.fetch_add(1, Ordering::SeqCst);
+                if **n > 50 { Err("bad").fault() } else { Ok(()) }
+            })
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    millis(1_550).await;
+    let committed = stream.committed("g", 0);
+    stream.fence("g", 0);
+    secs(2).await;
+    let begun = late.load(Ordering::SeqCst);
+    secs(10).await;
+    assert_eq!(late.load(Ordering::SeqCst), begun, "its work is cancelled");
+    assert_eq!(stream.committed("g", 0), committed);
+    assert!(faults.events().is_empty());
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn s4_assigned_again_with_old_work_in_flight_every_record_is_dispatched_and_counted_once() {
+    let stream = numbers(50, 1);
+    watch_commits(&stream);
+    let db = resource("db");
+    let effects = Effects::default();
+    let seen = effects.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().parallel(4, &db, async move |n: &Event<u64>| {
+                seen.note(**n);
+                millis(100).await;
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    millis(250).await;
+    stream.assign("g", 0);
+    millis(250).await;
+    stream.revoke("g", 0, Duration::from_millis(50));
+    millis(10).await;
+    stream.assign("g", 0);
+    stream.close();
+    let report = run.await.unwrap().unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done, all.returned, all.open), (50, 50, 0, 0), "{report}");
+    assert_eq!(effects.all().len(), 50);
+    assert_eq!(report.exit_code(), 0, "{report}");
+    assert!(stream.is_settled("g"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_revoked_during_a_restart_backoff_the_wait_ends_at_once() {
+    let stream = numbers(10, 1);
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().call(&db, async |n: &Event<u64>| match **n {
+                3 => Err("down").transient(),
+                _ => Ok(()),
+            })
+        })
+        .build()
+        .unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    // by then the backoff is half a minute at most, and some seconds at least
+    secs(300).await;
+    let begun = tokio::time::Instant::now();
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+    assert!(report.drained, "{report}");
+    assert_eq!(stream.committed("g", 0), Some(Position::from(2)));
+    assert_eq!(report.pipelines["all"].done, 3);
+    assert_eq!(report.pipelines["all"].returned, 7, "{report}");
+    assert_eq!(report.exit_code(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_over_its_limit_a_drain_commits_what_is_settled_and_says_so() {
+    let stream = numbers(10, 1);
+    let db = Resource::builder("db").timeout(Duration::from_secs(600)).build().unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .drain(Duration::from_secs(5))
+        .commit_every(Duration::from_secs(3600), 1_000_000)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(4, &db, async |n: &Event<u64>| {
+                if **n == 4 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    secs(1).await;
+    let begun = tokio::time::Instant::now();
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(!report.drained);
+    assert_eq!(stream.committed("g", 0), Some(Position::from(3)));
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].returned), (9, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_lost_cancels_commits_nothing_and_faults_nothing() {
+    let stream = numbers(10, 2);
+    let faults = memory::faults();
+    faults.down();
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(4, &db, async |_| Err::<(), _>("bad").fault())
+        })
+        .build()
+        .unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    secs(5).await;
+    stream.lose("g", 0);
+    stream.lose("g", 1);
+    millis(10).await;
+    faults.up();
+    secs(60).await;
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(faults.events().is_empty());
+    assert_eq!((stream.committed("g", 0), stream.committed("g", 1)), (None, None));
+    assert_eq!(report.pipelines["all"].returned, 10, "{report}");
+}
+
+/// One shard whose acker hangs in `release`, and that is assigned once more after a while.
+struct HangsOnRelease {
+    given: u32,
+}
+
+struct Numbers(u64);
+
+struct Hangs(Arc<AtomicBool>);
+
+impl Drop for Hangs {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Reader for Numbers {
+    async fn read(&mut self, _: Room) -> Result<Read, SourceError> {
+        let at = self.0;
+        self.0 += 1;
+        if at == 3 {
+            return Ok(Read::End);
+        }
+        let record = Record::new("s", "0", Position::from(at), at.to_string());
+        Ok(Read::Records { records: vec![record], behind: Behind::unknown() })
+    }
+}
+
+#[async_trait]
+impl Acker for Hangs {
+    async fn settle(&mut self, _: Settled<'_>) -> Result<(), CommitError> {
+        Ok(())
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), CommitError> {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Source for HangsOnRelease {
+    type Reader = Numbers;
+    type Acker = Hangs;
+
+    fn caps(&self) -> Caps {
+        Caps::new("test", "s", Acknowledge::Prefix)
+    }
+
+    async fn next(&mut self) -> Result<Option<Change<Numbers, Hangs>>, SourceError> {
+        self.given += 1;
+        match self.given {
+            1 => Ok(Some(Change::Assigned {
+                shard: "0".into(),
+                reader: Numbers(0),
+                acker: Hangs(Arc::default()),
+            })),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_a_release_that_hangs_does_not_keep_a_processor_alive() {
+    let processor = Processor::builder("p")
+        .source(HangsOnRelease { given: 0 })
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let run = processor.run(Shutdown::never());
+    let report = tokio::time::timeout(Duration::from_secs(60), run).await.expect("ends").unwrap();
+    assert_eq!(report.pipelines["all"].done, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_goes_on_behind_returned_records_above_the_limit_in_flight() {
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .in_flight(10, 1 << 20)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(4, &db, async |n: &Event<u64>| match **n % 10 {
+                3 => Err("down").transient(),
+                _ => Ok(()),
+            })
+        })
+        .build()
+        .unwrap();
+    let records: Vec<Record> =
+        (0..100u64).map(|n| Record::new("s", "0", Position::from(n), n.to_string())).collect();
+    let processing = processor.process(records).into_future();
+    let outcome =
+        tokio::time::timeout(Duration::from_secs(600), processing).await.expect("it ends");
+    assert_eq!((outcome.settled.len(), outcome.returned.len()), (90, 10));
+    assert_eq!(outcome.first_returned(&"0".into()), Some(&Position::from(3)));
+    let order: Vec<_> = outcome.settled.iter().map(|r| r.position().clone()).collect();
+    assert!(order.is_sorted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_ends_before_its_input_does_not_stop_the_shard() {
+    use futures::StreamExt;
+    let stream = numbers(20, 1);
+    stream.close();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>().through(|units| units.take(3)))
+        .build()
+        .unwrap();
+    let run = processor.run(Shutdown::never());
+    let report = tokio::time::timeout(Duration::from_secs(3600), run).await.expect("ends").unwrap();
+    assert_eq!(report.pipelines["all"].done, 20, "{report}");
+    assert!(report.pipelines["all"].restarts >= 6, "{report}");
+}
+
+/// The system's clock, years off whenever a test says so.
+#[derive(Clone, Default)]
+struct Jumps(Arc<std::sync::atomic::AtomicI64>);
+
+impl streambreaker::clock::Clock for Jumps {
+    fn now(&self) -> streambreaker::Timestamp {
+        streambreaker::Timestamp::from_micros(
+            1_700_000_000_000_000 + self.0.load(Ordering::SeqCst) * 31_536_000_000_000,
+        )
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_a_wall_clock_that_jumps_by_years_changes_no_timeout() {
+    let stream = numbers(40, 1);
+    let faults = memory::faults();
+    let clock = Jumps::default();
+    let jumps = clock.clone();
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .clock(clock)
+        .pipeline("all", move |flow| {
+            let jumps = jumps.clone();
+            flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
+                let years = if **n % 2 == 0 { 300 } else { -300 };
+                jumps.0.fetch_add(years * (**n as i64), Ordering::SeqCst);
+                millis(900).await;
+                match **n {
+                    39 => Err("bad").fault(),
+                    _ => Ok(()),
+                }
+            })
+        })
+        .build()
+        .unwrap();
+    stream.close();
+    let begun = tokio::time::Instant::now();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (39, 1));
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert!(faults.events()[0].attempts[0].duration >= Duration::from_millis(900));
+}
