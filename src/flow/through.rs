@@ -121,6 +121,20 @@ impl<S: Stage> Flow<S> {
     ///
     /// Work inside the adapter itself is polled only when a unit is asked for: for calls to dependencies,
     /// [`parallel`](Self::parallel) is the better step.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use futures::StreamExt;
+    ///
+    /// let report = run(["1", "2", "3"], |flow| {
+    ///     flow.json::<u64>().through(|units| units.map(|unit| unit.map(|n| *n * 2)))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 3);
+    /// # }
+    /// ```
     pub fn through<F, R, U>(self, adapter: F) -> Flow<impl Stage<Out = U> + use<S, F, R, U>>
     where
         S: Send + 'static,

@@ -191,7 +191,6 @@ pub(crate) async fn run_source(
     (report, cause)
 }
 
-
 /// The next change, not before `wait`.
 async fn next(
     source: &mut BoxSource,
