@@ -12,11 +12,11 @@ use streambreaker::flow::BoxedFlow;
 use streambreaker::prelude::*;
 use streambreaker::{Outcome, Position, Received, Record, memory};
 
-pub type Stages = Pin<Box<dyn Stage<Out = ()> + Send>>;
+pub(crate) type Stages = Pin<Box<dyn Stage<Out = ()> + Send>>;
 
 /// How the stage above the one under test is asked, and how far it may go.
 #[derive(Default)]
-pub struct Script {
+pub(crate) struct Script {
     /// Units that it may still hand on.
     pub allowed: AtomicUsize,
     pub nexts: AtomicUsize,
@@ -27,25 +27,25 @@ pub struct Script {
 }
 
 impl Script {
-    pub fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.nexts.load(Ordering::Relaxed) + self.progresses.load(Ordering::Relaxed)
     }
 
     /// Lets it hand on `n` more units, and wakes who asked last.
-    pub fn allow(&self, n: usize) {
+    pub(crate) fn allow(&self, n: usize) {
         self.allowed.fetch_add(n, Ordering::Relaxed);
         self.waker.wake();
     }
 
     /// Ends the input after what was allowed.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
 }
 
 /// The stage above.
-pub struct Scripted {
+pub(crate) struct Scripted {
     input: Input,
     script: Arc<Script>,
 }
@@ -112,7 +112,7 @@ impl Stage for Nothing {
 }
 
 /// A stage, taken out of its pipeline.
-pub struct Rig {
+pub(crate) struct Rig {
     stage: Option<Stages>,
     pub script: Arc<Script>,
     count: Arc<Count>,
@@ -122,11 +122,11 @@ pub struct Rig {
 }
 
 /// A stage under test, above `Scripted`; its values do not matter.
-pub type Build = Arc<dyn Fn(Flow<Scripted>) -> BoxedFlow<()> + Send + Sync>;
+pub(crate) type Build = Arc<dyn Fn(Flow<Scripted>) -> BoxedFlow<()> + Send + Sync>;
 
 impl Rig {
     /// A lane with these payloads before it.
-    pub async fn new(payloads: impl IntoIterator<Item = String>, build: Build) -> Self {
+    pub(crate) async fn new(payloads: impl IntoIterator<Item = String>, build: Build) -> Self {
         let taken: Arc<Mutex<Option<Stages>>> = Arc::default();
         let (script, released) = (Arc::new(Script::default()), Arc::new(Released::default()));
         let (slot, asked, end) = (taken.clone(), script.clone(), released.clone());
@@ -166,7 +166,7 @@ impl Rig {
     }
 
     /// Asks for a unit once.
-    pub fn next(&mut self) -> Poll<Option<()>> {
+    pub(crate) fn next(&mut self) -> Poll<Option<()>> {
         let stage = self.stage.as_mut().unwrap().as_mut();
         match stage.poll_next(&mut Context::from_waker(&self.waker)) {
             Poll::Ready(Some(unit)) => {
@@ -179,25 +179,25 @@ impl Rig {
     }
 
     /// Lets it go on once.
-    pub fn progress(&mut self) {
+    pub(crate) fn progress(&mut self) {
         let stage = self.stage.as_mut().unwrap().as_mut();
         stage.poll_progress(&mut Context::from_waker(&self.waker));
     }
 
     /// How often it was woken since this was asked last.
-    pub fn woken(&self) -> usize {
+    pub(crate) fn woken(&self) -> usize {
         self.count.0.swap(0, Ordering::Relaxed)
     }
 
     /// A new turn of the lane's task: the coarse clock of the lane goes on.
-    pub async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         self.released.waker.wake();
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
     }
 
     /// Waits for a wake-up; false if none came within `limit`.
-    pub async fn wait(&self, limit: Duration) -> bool {
+    pub(crate) async fn wait(&self, limit: Duration) -> bool {
         let begin = tokio::time::Instant::now();
         while self.count.0.load(Ordering::Relaxed) == 0 {
             if begin.elapsed() >= limit {
@@ -208,16 +208,6 @@ impl Rig {
         self.count.0.store(0, Ordering::Relaxed);
         self.turn().await;
         true
-    }
-
-    /// Gives the flow back; what became of the records.
-    pub async fn end(mut self) -> Outcome {
-        // what is undecided is returned, and the lane feeds it again for ever: it is the test that ends
-        self.run.abort();
-        drop(self.stage.take());
-        self.released.done.store(true, Ordering::Relaxed);
-        self.released.waker.wake();
-        (&mut self.run).await.unwrap_or_default()
     }
 }
 
