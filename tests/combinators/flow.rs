@@ -48,7 +48,7 @@ async fn through_stands_a_panic_of_the_adapter() {
         })
     })
     .await;
-    assert_eq!((ran.fates(), ran.classes()), ((9, 0, 1), vec![Class::Dropped]));
+    assert_eq!((ran.fates(), ran.classes()), ((9, 0, 1), vec![Class::Panic]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -147,7 +147,7 @@ async fn f9_a_panic_in_the_hash_of_a_key_faults_its_unit_and_everything_else_goe
     let grouped =
         run(0..20, |flow| flow.json::<u32>().group_by(|n| Hostile(**n % 10), Window::items(2)))
             .await;
-    assert_eq!((grouped.fates(), grouped.classes()), ((18, 0, 2), vec![Class::Dropped; 2]));
+    assert_eq!((grouped.fates(), grouped.classes()), ((18, 0, 2), vec![Class::Panic; 2]));
     let db = resource("db");
     let keyed = run(0..20, move |flow| {
         flow.json::<u32>().parallel_by_key(
@@ -178,7 +178,7 @@ impl Drop for Bomb {
 #[tokio::test(start_paused = true)]
 async fn f9_a_panic_in_drop_faults_its_unit_and_everything_else_goes_on() {
     let ran = run(0..10, |flow| flow.json::<u32>().map(|n| Bomb(*n))).await;
-    assert_eq!((ran.fates(), ran.classes()), ((9, 0, 1), vec![Class::Dropped]));
+    assert_eq!((ran.fates(), ran.classes()), ((9, 0, 1), vec![Class::Panic]));
 }
 
 fn event(id: u32, timestamp: i64, entity: &str) -> String {
