@@ -18,6 +18,9 @@
 //! | [`dedupe`](Flow::dedupe), [`record_done`](Flow::record_done) | leave out what has been done |
 //! | [`through`](Flow::through), [`stage`](Flow::stage), [`boxed`](Flow::boxed), [`named`](Flow::named) | own steps, type erasure, names |
 //!
+//! A flow's type names every stage once. Above some thirty stages the compiler asks for a higher recursion limit; a
+//! [`boxed`](Flow::boxed) in between does as well.
+//!
 //! The examples of the combinators use a helper: `run(payloads, pipeline)` gives a stream of these payloads to a
 //! processor with this one pipeline, and answers with the pipeline's part of the report.
 

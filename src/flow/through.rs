@@ -117,7 +117,8 @@ impl<S: Stage> Flow<S> {
     ///
     /// A unit that is dropped in there undecided is returned to the stream, and the second time faulted with
     /// class [`Dropped`](crate::Class::Dropped). While the adapter waits, what lies above it goes on. A panic
-    /// in it returns what it holds.
+    /// in it returns what it holds; the unit that is lost in the panic is returned as well, and the second time
+    /// faulted with class [`Panic`](crate::Class::Panic).
     ///
     /// Work inside the adapter itself is polled only when a unit is asked for: for calls to dependencies,
     /// [`parallel`](Self::parallel) is the better step.

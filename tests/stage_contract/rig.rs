@@ -10,7 +10,7 @@ use futures::task::AtomicWaker;
 use streambreaker::fault::FloodGuard;
 use streambreaker::flow::BoxedFlow;
 use streambreaker::prelude::*;
-use streambreaker::{Outcome, Position, Received, Record, memory};
+use streambreaker::{Position, Received, Record, memory};
 
 pub(crate) type Stages = Pin<Box<dyn Stage<Out = ()> + Send>>;
 
@@ -18,11 +18,11 @@ pub(crate) type Stages = Pin<Box<dyn Stage<Out = ()> + Send>>;
 #[derive(Default)]
 pub(crate) struct Script {
     /// Units that it may still hand on.
-    pub allowed: AtomicUsize,
-    pub nexts: AtomicUsize,
-    pub progresses: AtomicUsize,
-    pub handed: AtomicUsize,
-    pub over: AtomicBool,
+    pub(crate) allowed: AtomicUsize,
+    pub(crate) nexts: AtomicUsize,
+    pub(crate) progresses: AtomicUsize,
+    pub(crate) handed: AtomicUsize,
+    pub(crate) over: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -88,12 +88,11 @@ impl Wake for Count {
     }
 }
 
-/// What stands below: waits until the test has given the flow back.
-struct Nothing(Arc<Released>);
+/// What stands below: waits until the test is over.
+struct Nothing(Arc<Turns>);
 
 #[derive(Default)]
-struct Released {
-    done: AtomicBool,
+struct Turns {
     waker: AtomicWaker,
 }
 
@@ -105,7 +104,7 @@ impl Stage for Nothing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<streambreaker::Uow<()>>> {
         self.0.waker.register(cx.waker());
-        if self.0.done.load(Ordering::Relaxed) { Poll::Ready(None) } else { Poll::Pending }
+        Poll::Pending
     }
 
     fn poll_progress(self: Pin<&mut Self>, _: &mut Context<'_>) {}
@@ -113,12 +112,12 @@ impl Stage for Nothing {
 
 /// A stage, taken out of its pipeline.
 pub(crate) struct Rig {
-    stage: Option<Stages>,
-    pub script: Arc<Script>,
+    stage: Stages,
+    pub(crate) script: Arc<Script>,
     count: Arc<Count>,
     waker: Waker,
-    released: Arc<Released>,
-    run: tokio::task::JoinHandle<Outcome>,
+    turns: Arc<Turns>,
+    run: tokio::task::JoinHandle<streambreaker::Outcome>,
 }
 
 /// A stage under test, above `Scripted`; its values do not matter.
@@ -128,8 +127,8 @@ impl Rig {
     /// A lane with these payloads before it.
     pub(crate) async fn new(payloads: impl IntoIterator<Item = String>, build: Build) -> Self {
         let taken: Arc<Mutex<Option<Stages>>> = Arc::default();
-        let (script, released) = (Arc::new(Script::default()), Arc::new(Released::default()));
-        let (slot, asked, end) = (taken.clone(), script.clone(), released.clone());
+        let (script, turns) = (Arc::new(Script::default()), Arc::new(Turns::default()));
+        let (slot, asked, end) = (taken.clone(), script.clone(), turns.clone());
         let processor = Processor::builder("p")
             .faults(memory::faults())
             .flood_guard(FloodGuard::off())
@@ -162,12 +161,12 @@ impl Rig {
         }
         let count = Arc::new(Count::default());
         let waker = Waker::from(count.clone());
-        Self { stage: Some(stage), script, count, waker, released, run }
+        Self { stage, script, count, waker, turns, run }
     }
 
     /// Asks for a unit once.
     pub(crate) fn next(&mut self) -> Poll<Option<()>> {
-        let stage = self.stage.as_mut().unwrap().as_mut();
+        let stage = self.stage.as_mut();
         match stage.poll_next(&mut Context::from_waker(&self.waker)) {
             Poll::Ready(Some(unit)) => {
                 drop(unit);
@@ -180,7 +179,7 @@ impl Rig {
 
     /// Lets it go on once.
     pub(crate) fn progress(&mut self) {
-        let stage = self.stage.as_mut().unwrap().as_mut();
+        let stage = self.stage.as_mut();
         stage.poll_progress(&mut Context::from_waker(&self.waker));
     }
 
@@ -191,7 +190,7 @@ impl Rig {
 
     /// A new turn of the lane's task: the coarse clock of the lane goes on.
     pub(crate) async fn turn(&self) {
-        self.released.waker.wake();
+        self.turns.waker.wake();
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
     }

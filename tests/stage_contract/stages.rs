@@ -33,14 +33,14 @@ impl Does {
 }
 
 pub(crate) struct Case {
-    pub name: &'static str,
-    pub build: Build,
+    pub(crate) name: &'static str,
+    pub(crate) build: Build,
     /// Calls that were begun.
-    pub starts: Arc<AtomicUsize>,
+    pub(crate) starts: Arc<AtomicUsize>,
     /// Whether it calls something.
-    pub calls: bool,
+    pub(crate) calls: bool,
     /// How many it works on at once, and how many units it takes then at most.
-    pub takes: usize,
+    pub(crate) takes: usize,
 }
 
 struct Writes(Does, Arc<AtomicUsize>);
