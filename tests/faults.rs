@@ -458,3 +458,37 @@ async fn f11_a_flood_trip_loses_none_and_the_counter_is_what_is_stored() {
     assert_eq!(faults.len() as u64, all.faulted);
     assert_eq!(report.faults_stored, all.faulted);
 }
+
+/// A fault counts at once, a good unit only after its linger and its write: what is on its way must not look as
+/// if only faults were decided.
+#[tokio::test(start_paused = true)]
+async fn f11_the_flood_guard_stands_a_healthy_pipeline_that_lingers() {
+    let stream = streambreaker::memory::Stream::new("numbers", 4);
+    for n in 0..20_000u64 {
+        stream.push_keyed(n.to_string(), n.to_string());
+    }
+    stream.close();
+    let db = streambreaker::Resource::builder("db")
+        .timeout(std::time::Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let processor = streambreaker::Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(streambreaker::memory::faults())
+        .pipeline("all", move |flow| {
+            let window =
+                streambreaker::Window::items(75).linger(std::time::Duration::from_millis(200));
+            flow.json::<u64>()
+                .validate(|n: &u64| if n % 100 == 7 { Err("poison") } else { Ok(()) })
+                .group_by(|n| **n % 400, window)
+                .parallel(2, &db, async |_| {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    Ok(())
+                })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(streambreaker::Shutdown::never()).await.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.faulted, all.restarts), (19_800, 200, 0), "{report}");
+}

@@ -184,6 +184,8 @@ struct Inner {
     phase: Phase,
     /// How long the next cool-down is.
     cool_down: Duration,
+    /// Records that were counted as good when they entered, and have been faulted since.
+    owed: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -207,6 +209,7 @@ impl Floodgate {
                 window: Window::default(),
                 phase: Phase::Closed,
                 cool_down: guard.first,
+                owed: 0,
             }),
             processor: processor.into(),
             pipeline: pipeline.into(),
@@ -222,13 +225,26 @@ impl Floodgate {
     /// Decides about a unit that is about to be faulted, before its fault is handed over. If it passes
     /// it counts as a fault.
     pub fn judge(&self, now: Instant) -> Verdict {
+        let good = self.good.swap(0, Ordering::Relaxed);
+        self.decide(&mut self.lock(), now, good, 1)
+    }
+
+    /// As [`judge`](Self::judge), for a unit of so many records, where a record was counted as good when it
+    /// entered the pipeline: what is on its way must not look as if only faults were decided. Those of the
+    /// unit are taken back.
+    pub(crate) fn judge_records(&self, now: Instant, records: u32) -> Verdict {
         let mut inner = self.lock();
-        let inner = &mut *inner;
+        let entered = self.good.swap(0, Ordering::Relaxed);
+        let owed = inner.owed.saturating_add(u64::from(records));
+        inner.owed = owed.saturating_sub(entered).min(u64::from(inner.guard.window));
+        self.decide(&mut inner, now, entered.saturating_sub(owed), records)
+    }
+
+    fn decide(&self, inner: &mut Inner, now: Instant, good: u64, faults: u32) -> Verdict {
         let guard = inner.guard;
         let Some(limit) = guard.ratio else {
             return Verdict::Pass;
         };
-        let good = self.good.swap(0, Ordering::Relaxed);
         if let Phase::Tripped { until } = inner.phase {
             if now < until {
                 return Verdict::Return;
@@ -260,7 +276,9 @@ impl Floodgate {
                 }
             }
         }
-        inner.window.fault(guard.window);
+        for _ in 0..faults.min(guard.window) {
+            inner.window.fault(guard.window);
+        }
         Verdict::Pass
     }
 

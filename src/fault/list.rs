@@ -166,7 +166,8 @@ pub(crate) fn hand_over(
         .next()
         .is_some_and(|record| matches!(record.delivery(), Delivery::Resubmit { .. }));
     let counts = counts && !resubmitted && error.class() != Class::Skipped;
-    if counts && lane.pipeline.flood.judge(Instant::now()) == Verdict::Return {
+    let records = u32::try_from(lineage.len()).unwrap_or(u32::MAX);
+    if counts && lane.pipeline.flood.judge_records(Instant::now(), records) == Verdict::Return {
         metrics::counter!(
             "streambreaker_flood_returned_total",
             "pipeline" => lane.pipeline.name.clone()

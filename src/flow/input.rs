@@ -191,6 +191,8 @@ impl Stage for Input {
                     }
                     feed.index += 1;
                     if let Some(ticket) = batch.take(index, feed.epoch) {
+                        // the flood guard counts records as they enter
+                        this.lane.pipeline.flood.record_good(1);
                         let value = Received::new(batch.batch.clone(), index);
                         return Poll::Ready(Some(Uow::new(value, Lineage::one(ticket))));
                     }

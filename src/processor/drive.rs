@@ -78,9 +78,6 @@ impl<S: Stage + Send> Drive for Finish<S> {
             // once a turn, not for every record while the reader stands at its limit
             this.lane.settled();
         }
-        if good > 0 {
-            this.lane.pipeline.flood.record_good(good);
-        }
         poll
     }
 }
