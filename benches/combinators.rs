@@ -85,6 +85,11 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(500))
         .configure_from_args();
+    measure_all(&mut criterion);
+    criterion.final_summary();
+}
+
+fn measure_all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("combinators");
     group.throughput(Throughput::Elements(EVENTS));
     all(Bench { group, runtime: chain::runtime() });

@@ -187,6 +187,12 @@ impl Outcomes<'_> {
 }
 
 /// Something that takes items in bulk, with one outcome an item.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not write items of type `{T}`",
+    label = "not a `Sink<{T}>`",
+    note = "a sink is given the values that come out of the step before: `map` them to what it takes, or choose a \
+            sink that takes `{T}`"
+)]
 #[async_trait]
 pub trait Sink<T>: Send + Sync {
     /// What one request may hold. Asked once, when the pipeline is built.

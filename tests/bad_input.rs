@@ -1,5 +1,7 @@
 //! Bad input: each of the list at the end of the rules is a fault or a validated success, and nothing else.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod support;
 
 use std::time::Duration;

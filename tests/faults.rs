@@ -1,5 +1,7 @@
 //! Rules F1 to F11: what could not be processed is stored, once, whole, and holds nobody up.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod support;
 
 use std::collections::BTreeSet;

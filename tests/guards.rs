@@ -1,5 +1,7 @@
 //! Rules T1 to T6, B1 to B4 and R1 to R3, through flows.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod support;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};

@@ -1,5 +1,7 @@
 //! Rules O1 to O12, through the processor: what runs beside what, and what memory it may take.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -529,6 +529,20 @@ where
     ///
     /// Retries wait inside their request's place: while the dependency is down, at most so many requests hang
     /// on it, and the stage takes no more than one request more.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (search, index) = (resource("search"), Collect::new());
+    /// let target = index.clone();
+    /// let report = run(["1", "2", "3"], move |flow| {
+    ///     flow.json::<u64>().map(|n| format!("document {}", *n)).bulk_write(&search, target.clone())
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, index.len()), (3, 3));
+    /// # }
+    /// ```
     pub fn bulk_write<K>(mut self, resource: &Resource, sink: K) -> Flow<BulkWrite<S, K>>
     where
         K: Sink<S::Out> + 'static,
@@ -587,6 +601,19 @@ impl<S: Stage, K> BulkWrite<S, K> {
 
 impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     /// How many requests are in flight at once; 4 unless told. Each is one attempt at the resource.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (search, index) = (resource("search"), Collect::<u64>::new());
+    /// let report = run(["1", "2"], move |flow| {
+    ///     flow.json::<u64>().map(|n| *n).bulk_write(&search, index.clone()).in_flight(1)
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2);
+    /// # }
+    /// ```
     pub fn in_flight(mut self, requests: usize) -> Self {
         // configuration wins, and has been heard already
         let requests = self.configured_last().n.unwrap_or(requests);
@@ -603,6 +630,21 @@ impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     }
 
     /// Smaller requests than the sink's limits, and another linger than 20 ms.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (search, index) = (resource("search"), Collect::<u64>::new());
+    /// let target = index.clone();
+    /// run(["1", "2", "3"], move |flow| {
+    ///     let two = Window::items(2).linger(Duration::from_millis(5));
+    ///     flow.json::<u64>().map(|n| *n).bulk_write(&search, target.clone()).window(two)
+    /// })
+    /// .await;
+    /// assert_eq!(index.requests(), [vec![1, 2], vec![3]]);
+    /// # }
+    /// ```
     pub fn window(mut self, window: Window) -> Self {
         let configured = self.configured_last();
         let window = self.check(window.configured(&configured), "bulk_write");
@@ -615,6 +657,21 @@ impl<S: Stage, K> Flow<BulkWrite<S, K>> {
 
     /// Keeps items of one key in order: one of them in a request, and the key's next waits until it is
     /// decided. After one of them was faulted, later ones go on. A panic of `key` is a fault of that item.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (search, index) = (resource("search"), Collect::<u64>::new());
+    /// let target = index.clone();
+    /// run(["1", "2", "3"], move |flow| {
+    ///     flow.json::<u64>().map(|n| *n).bulk_write(&search, target.clone()).ordered_by(|n| n % 2)
+    /// })
+    /// .await;
+    /// // 3 waits for 1: they share a key
+    /// assert_eq!(index.requests(), [vec![1, 2], vec![3]]);
+    /// # }
+    /// ```
     pub fn ordered_by<F, Q>(mut self, key: F) -> Self
     where
         F: Fn(&S::Out) -> Q + Send + Sync + 'static,

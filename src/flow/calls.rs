@@ -133,7 +133,8 @@ fn give_back(permit: &mut Option<OwnedSemaphorePermit>) {
     }
 }
 
-/// The calls of one handler.
+/// The calls of one handler. `first` and `rest` are functions, not closures, for the reason that
+/// [`Step`](super::inline::Step) is none.
 pub(crate) struct Calls<H, T, U, V, C, FA, A, FR, R> {
     guarded: Arc<Guarded<H>>,
     first: FA,
@@ -157,10 +158,10 @@ pub(crate) struct Rest<T> {
 
 impl<H, T, U, V, C, FA, A, FR, R> Calls<H, T, U, V, C, FA, A, FR, R>
 where
-    C: Fn(T, U) -> V,
+    C: Fn(T, U) -> V + Copy,
     FA: Fn(Arc<Guarded<H>>, T, SlotId) -> A,
     A: Future<Output = (T, Made<U>)>,
-    FR: Fn(Arc<Guarded<H>>, Rest<T>) -> R,
+    FR: Fn(Arc<Guarded<H>>, Rest<T>, C) -> R,
     R: Future<Output = Ended<V>>,
 {
     pub(crate) fn new(n: usize, guarded: Arc<Guarded<H>>, first: FA, rest: FR, keep: C) -> Self {
@@ -289,7 +290,7 @@ where
     #[inline(never)]
     fn go_on(&mut self, rest: Rest<T>) -> Option<Ended<V>> {
         let slot = rest.slot;
-        let work = Work::Rest(Box::pin((self.rest)(self.guarded.clone(), rest)));
+        let work = Work::Rest(Box::pin((self.rest)(self.guarded.clone(), rest, self.keep)));
         self.running.claim(slot);
         let work = Working { work, output: PhantomData };
         match self.running.start(slot, work) {

@@ -2,11 +2,12 @@
 
 use std::hash::Hash;
 
-use super::gather::{Gather, Gathering};
+use super::gather::{Always, Gather, Gathering, KeyOf};
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage, Window};
+use super::{Flow, Stage, StageCx, Window};
 use crate::record::{Position, Timestamp};
-use crate::unit::Lineage;
+use crate::unit::{Lineage, Uow};
 
 struct Newest<T> {
     value: T,
@@ -67,11 +68,54 @@ impl<K, T, V: Ord> Gathering<K, (T, V)> for Greatest<T, V> {
     }
 }
 
+/// Puts its version beside each value.
+struct Versioned<W>(W);
+
+impl<T, V, W: Fn(&T) -> V> Step<T> for Versioned<W> {
+    type Out = (T, V);
+
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<(T, V)>> {
+        match cx.catch(|| (self.0)(unit.value())) {
+            Ok(version) => Some(unit.map(|value| (value, version))),
+            Err(panic) => {
+                cx.fault(unit, panic);
+                None
+            }
+        }
+    }
+}
+
+struct OfFirst<F>(F);
+
+impl<T, V, K, F: Fn(&T) -> K> KeyOf<(T, V), K> for OfFirst<F> {
+    fn key(&self, (value, _): &(T, V)) -> Option<K> {
+        Some((self.0)(value))
+    }
+}
+
 impl<S: Stage> Flow<S> {
     /// Of units that share a key within a window, only the newest goes on: by the event's time as its
     /// envelope says, then by position. The older ones join its lineage and its fate.
     ///
     /// A panic of `key` is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let changes = [
+    ///     r#"{"type":"t","timestamp":2,"entity":"a","state":"new"}"#,
+    ///     r#"{"type":"t","timestamp":1,"entity":"a","state":"old"}"#,
+    /// ];
+    /// let report = run(changes, |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .compact(|event| event["entity"].to_string(), Window::items(100))
+    ///         .inspect(|event| assert_eq!(event["state"], "new"))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2); // the older one shares the fate of the newer
+    /// # }
+    /// ```
     pub fn compact<F, K>(
         mut self,
         key: F,
@@ -84,13 +128,26 @@ impl<S: Stage> Flow<S> {
     {
         let window = self.check_window("compact", window);
         self.add(StagePlan::new("compact").lingers(window.linger), |above, cx| {
-            let key = move |value: &S::Out| Some(key(value));
-            Gather::<S, _, K, Newest<S::Out>>::new(above, cx, key, window)
+            Gather::<S, _, K, Newest<S::Out>>::new(above, cx, Always(key), window)
         })
     }
 
     /// As [`compact`](Self::compact), with another idea of what is newest: the greatest `version`, the later
     /// one of equals.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run([r#"{"version":7}"#, r#"{"version":3}"#], |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .compact_by(|_| (), |event| event["version"].as_u64(), Window::items(100))
+    ///         .inspect(|event| assert_eq!(event["version"], 7))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2);
+    /// # }
+    /// ```
     pub fn compact_by<F, K, W, V>(
         mut self,
         key: F,
@@ -106,17 +163,8 @@ impl<S: Stage> Flow<S> {
     {
         let window = self.check_window("compact_by", window);
         self.add(StagePlan::new("compact_by").lingers(window.linger), |above, cx| {
-            let versioned = super::inline::Inline::new(above, cx.clone(), move |cx, unit| match cx
-                .catch(|| version(unit.value()))
-            {
-                Ok(version) => Some(unit.map(|value| (value, version))),
-                Err(panic) => {
-                    cx.fault(unit, panic);
-                    None
-                }
-            });
-            let key = move |(value, _): &(S::Out, V)| Some(key(value));
-            Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, key, window)
+            let versioned = Inline::new(above, cx.clone(), Versioned(version));
+            Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, OfFirst(key), window)
         })
     }
 }

@@ -1,14 +1,15 @@
 //! `json` and `decode`: from bytes to a value.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
 use crate::error::{BoxError, Class, StepError};
-use crate::unit::{Event, Received};
+use crate::unit::{Event, Received, Uow};
 
 /// Makes a value of a record's bytes.
 ///
@@ -56,8 +57,58 @@ impl<E: DeserializeOwned> Codec<E> for Json {
     }
 }
 
+struct Decode<E, C> {
+    codec: C,
+    wanted: PhantomData<fn() -> E>,
+}
+
+impl<E, C: Codec<E>> Step<Received> for Decode<E, C> {
+    type Out = Event<E>;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<Received>) -> Option<Uow<Event<E>>> {
+        let (received, lineage) = unit.into_parts();
+        match cx.catch(|| self.codec.decode(&received)) {
+            Ok(Ok(value)) => Some(lineage.with(Event::new(value, received))),
+            Ok(Err(source)) => {
+                let error = DecodeError { wanted: std::any::type_name::<E>(), source };
+                cx.fault(
+                    lineage.with(()),
+                    StepError::new(Class::Fault, error).with_name("DecodeError"),
+                );
+                None
+            }
+            Err(panic) => {
+                cx.fault(lineage.with(()), panic);
+                None
+            }
+        }
+    }
+}
+
 impl<S: Stage<Out = Received>> Flow<S> {
     /// Decodes each record with `codec`; one that cannot be decoded is a fault.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::{BoxError, Received};
+    ///
+    /// // version 1 had whole units, version 2 has hundredths
+    /// fn cents(received: &Received) -> Result<u64, BoxError> {
+    ///     let n: u64 = serde_json::from_slice(received.payload())?;
+    ///     match received.header("version").map(|version| &version[..]) {
+    ///         None | Some(b"1") => Ok(n * 100),
+    ///         Some(b"2") => Ok(n),
+    ///         Some(_) => Err("a version that nobody knows".into()),
+    ///     }
+    /// }
+    ///
+    /// let report = run(["1", "one"], |flow| flow.decode(cents)).await;
+    /// assert_eq!((report.done, report.faulted), (1, 1));
+    /// # }
+    /// ```
     pub fn decode<E, C>(self, codec: C) -> Flow<impl Stage<Out = Event<E>> + use<S, E, C>>
     where
         C: Codec<E>,
@@ -70,6 +121,23 @@ impl<S: Stage<Out = Received>> Flow<S> {
     /// bounded (128 deep, serde_json's limit).
     ///
     /// Where the envelope wraps the event proper (CloudEvents' structured mode), that is what is decoded.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// #[derive(serde::Deserialize)]
+    /// struct Order {
+    ///     amount: u64,
+    /// }
+    ///
+    /// let report = run([r#"{"amount":1}"#, "{}", "not json"], |flow| {
+    ///     flow.json::<Order>().filter(|order| order.amount > 0)
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (1, 2));
+    /// # }
+    /// ```
     pub fn json<E>(self) -> Flow<impl Stage<Out = Event<E>> + use<S, E>>
     where
         E: DeserializeOwned + Send + Sync + 'static,
@@ -87,24 +155,7 @@ impl<S: Stage<Out = Received>> Flow<S> {
         E: Send + Sync + 'static,
     {
         self.add(StagePlan::new(name), |above, cx| {
-            Inline::new(above, cx, move |cx, unit| {
-                let (received, lineage) = unit.into_parts();
-                match cx.catch(|| codec.decode(&received)) {
-                    Ok(Ok(value)) => Some(lineage.with(Event::new(value, received))),
-                    Ok(Err(source)) => {
-                        let error = DecodeError { wanted: std::any::type_name::<E>(), source };
-                        cx.fault(
-                            lineage.with(()),
-                            StepError::new(Class::Fault, error).with_name("DecodeError"),
-                        );
-                        None
-                    }
-                    Err(panic) => {
-                        cx.fault(lineage.with(()), panic);
-                        None
-                    }
-                }
-            })
+            Inline::new(above, cx, Decode { codec, wanted: PhantomData })
         })
     }
 }

@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::inline::Inline;
+use super::guard::new_only;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
 use super::{Flow, Stage, StageCx};
 use crate::config::ConfigError;
@@ -43,22 +44,48 @@ fn ids(cx: &StageCx, lineage: &Lineage) -> Vec<Uuid> {
     ids
 }
 
-fn mark<T>(cx: &StageCx, unit: Uow<T>) -> Option<Uow<Marked<T>>> {
-    // an envelope is user code, and may panic
-    let ids = match cx.catch(|| ids(cx, &unit.lineage)) {
-        Ok(ids) => ids,
-        Err(panic) => {
-            cx.fault(unit, panic);
+struct Mark;
+
+impl<T> Step<T> for Mark {
+    type Out = Marked<T>;
+
+    fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<Marked<T>>> {
+        // an envelope is user code, and may panic
+        let ids = match cx.catch(|| ids(cx, &unit.lineage)) {
+            Ok(ids) => ids,
+            Err(panic) => {
+                cx.fault(unit, panic);
+                return None;
+            }
+        };
+        let first = unit.lineage.records().next();
+        let key = match first.and_then(|record| record.key()) {
+            Some(key) => key.clone(),
+            // keeps no order, but waits for its own copies
+            None => ids.first().map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        };
+        Some(unit.map(|value| Marked { value, ids, key }))
+    }
+}
+
+/// A value, and whether it was done before.
+fn looked_up<T>(unit: Marked<T>, done: bool) -> (T, bool) {
+    (unit.value, done)
+}
+
+/// Keeps what has been done out.
+struct LeaveOut;
+
+impl<T> Step<(T, bool)> for LeaveOut {
+    type Out = T;
+
+    fn step(&mut self, cx: &StageCx, unit: Uow<(T, bool)>) -> Option<Uow<T>> {
+        if unit.value.1 {
+            cx.filtered(unit);
             return None;
         }
-    };
-    let first = unit.lineage.records().next();
-    let key = match first.and_then(|record| record.key()) {
-        Some(key) => key.clone(),
-        // keeps no order, but waits for its own copies
-        None => ids.first().map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
-    };
-    Some(unit.map(|value| Marked { value, ids, key }))
+        Some(unit.map(|(value, _)| value))
+    }
 }
 
 impl<S> Flow<S> {
@@ -69,7 +96,7 @@ impl<S> Flow<S> {
         // what marks belongs to the stage that is added next, and has no place of its own in the plan
         let id = u16::try_from(self.cx.plan.len()).unwrap_or(u16::MAX);
         let cx = StageCx { lane: self.cx.lane.clone(), id };
-        Flow { stage: Inline::new(self.stage, cx, mark), cx: self.cx }
+        Flow { stage: Inline::new(self.stage, cx, Mark), cx: self.cx }
     }
 }
 
@@ -135,17 +162,10 @@ where
             Ok(!unit.ids.is_empty() && ledger.are_done(&unit.ids).await?)
         };
         let key = |unit: &Marked<S::Out>| unit.key.clone();
-        let keep = |unit: Marked<S::Out>, done| (unit.value, done);
-        let Flow { stage, cx } = self.marked().by_key(HEAD, n, key, resource, look, keep);
+        let Flow { stage, cx } = self.marked().by_key(HEAD, n, key, resource, look, looked_up);
         let id = u16::try_from(cx.plan.len().saturating_sub(1)).unwrap_or(u16::MAX);
         let stage_cx = StageCx { lane: cx.lane.clone(), id };
-        let stage = Inline::new(stage, stage_cx, |cx: &StageCx, unit: Uow<(S::Out, bool)>| {
-            if unit.value.1 {
-                cx.filtered(unit);
-                return None;
-            }
-            Some(unit.map(|(value, _)| value))
-        });
+        let stage = Inline::new(stage, stage_cx, LeaveOut);
         Flow { stage, cx }
     }
 
@@ -182,7 +202,7 @@ where
             }
             ledger.record_done(&unit.ids).await
         };
-        self.marked().pool(TAIL, n, false, resource, record, |_, ()| ())
+        self.marked().pool(TAIL, n, false, resource, record, new_only)
     }
 }
 

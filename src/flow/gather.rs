@@ -92,6 +92,29 @@ impl<S> Flow<S> {
     }
 }
 
+/// The key of a value; `None` is a fault. (Not a closure, for the reason that [`Step`](super::inline::Step) is none.)
+pub(crate) trait KeyOf<T, K> {
+    fn key(&self, value: &T) -> Option<K>;
+}
+
+/// A key that every value has.
+pub(crate) struct Always<F>(pub(crate) F);
+
+impl<T, K, F: Fn(&T) -> K> KeyOf<T, K> for Always<F> {
+    fn key(&self, value: &T) -> Option<K> {
+        Some((self.0)(value))
+    }
+}
+
+/// A key that may be missing.
+pub(crate) struct Maybe<F>(pub(crate) F);
+
+impl<T, K, F: Fn(&T) -> Option<K>> KeyOf<T, K> for Maybe<F> {
+    fn key(&self, value: &T) -> Option<K> {
+        (self.0)(value)
+    }
+}
+
 /// What values that belong together become.
 pub(crate) trait Gathering<K, T>: Sized {
     type Out;
@@ -130,7 +153,7 @@ pub(crate) struct Gather<S: Stage, F, K, G> {
 impl<S: Stage, F, K, G> Gather<S, F, K, G>
 where
     K: Hash + Eq + Clone,
-    F: Fn(&S::Out) -> Option<K>,
+    F: KeyOf<S::Out, K>,
     G: Gathering<K, S::Out>,
 {
     pub(crate) fn new(above: S, cx: StageCx, key: F, window: Window) -> Self {
@@ -174,7 +197,7 @@ impl<S, F, K, G> Stage for Gather<S, F, K, G>
 where
     S: Stage,
     K: Hash + Eq + Clone,
-    F: Fn(&S::Out) -> Option<K>,
+    F: KeyOf<S::Out, K>,
     G: Gathering<K, S::Out>,
 {
     type Out = G::Out;
@@ -217,7 +240,7 @@ where
                     return Poll::Pending;
                 }
             };
-            let key = match this.cx.catch(|| (this.key)(unit.value())) {
+            let key = match this.cx.catch(|| this.key.key(unit.value())) {
                 Ok(Some(key)) => key,
                 Ok(None) => {
                     this.cx.fault(

@@ -2,7 +2,7 @@
 
 use std::hash::Hash;
 
-use super::gather::{Gather, Gathering};
+use super::gather::{Always, Gather, Gathering, KeyOf, Maybe};
 use super::plan::StagePlan;
 use super::{Flow, Stage, Window};
 use crate::unit::{Group, Lineage};
@@ -32,6 +32,24 @@ impl<S: Stage> Flow<S> {
     /// A key function that answers `Option` is a mistake that `build()` reports: all units without a key would
     /// be one group. Use [`group_by_some`](Self::group_by_some), or name the key that they are to share.
     /// A panic of `key` is a fault of that unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let db = resource("db");
+    /// let report = run(["1", "2", "3", "4"], move |flow| {
+    ///     flow.json::<u64>()
+    ///         .group_by(|n| **n % 2, Window::items(100).linger(Duration::from_millis(5)))
+    ///         .call(&db, async |group: &Group<u64, Event<u64>>| {
+    ///             // one write for all members; if it fails, all of them are one fault
+    ///             if group.key == 1 { Err("no odd ones").fault() } else { Ok(()) }
+    ///         })
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (2, 2));
+    /// # }
+    /// ```
     pub fn group_by<F, K>(
         mut self,
         key: F,
@@ -49,10 +67,23 @@ impl<S: Stage> Flow<S> {
                 "a key that every unit has; or `group_by_some`, which faults what has none",
             );
         }
-        self.grouped("group_by", move |value: &S::Out| Some(key(value)), window)
+        self.grouped("group_by", Always(key), window)
     }
 
     /// As [`group_by`](Self::group_by), for a key that may be missing: a unit without one is a fault.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run([r#"{"customer":"c"}"#, "{}"], |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .group_by_some(|event| event["customer"].as_str().map(str::to_owned), Window::items(100))
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (1, 1));
+    /// # }
+    /// ```
     pub fn group_by_some<F, K>(
         self,
         key: F,
@@ -63,7 +94,7 @@ impl<S: Stage> Flow<S> {
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {
-        self.grouped("group_by_some", key, window)
+        self.grouped("group_by_some", Maybe(key), window)
     }
 
     fn grouped<F, K>(
@@ -73,7 +104,7 @@ impl<S: Stage> Flow<S> {
         window: Window,
     ) -> Flow<impl Stage<Out = Group<K, S::Out>> + use<S, F, K>>
     where
-        F: Fn(&S::Out) -> Option<K>,
+        F: KeyOf<S::Out, K>,
         K: Hash + Eq + Clone + Send + Sync + 'static,
         S::Out: Send + Sync + 'static,
     {

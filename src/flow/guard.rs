@@ -70,6 +70,39 @@ impl<F> Guarded<F> {
     }
 }
 
+/// A handler that is ready to work on units, and how it starts: `start` is a function, not a closure, for the
+/// reason that [`Step`](super::inline::Step) is none.
+pub(crate) struct Handling<F, C, M> {
+    shared: Arc<Guarded<F>>,
+    keep: C,
+    start: M,
+}
+
+impl<F, C: Copy, M> Handling<F, C, M> {
+    pub(crate) fn new(shared: Guarded<F>, keep: C, start: M) -> Self {
+        Self { shared: Arc::new(shared), keep, start }
+    }
+
+    /// The future that works on one unit in slot `slot`.
+    #[inline]
+    pub(crate) fn start<T, W>(&self, unit: Uow<T>, slot: SlotId) -> W
+    where
+        M: Fn(Arc<Guarded<F>>, Rest<T>, C) -> W,
+    {
+        (self.start)(self.shared.clone(), Rest { unit, slot, tried: None }, self.keep)
+    }
+}
+
+/// Keeps what the handler returned.
+pub(crate) fn new_only<T, U>(_: T, new: U) -> U {
+    new
+}
+
+/// Keeps both.
+pub(crate) fn both<T, U>(old: T, new: U) -> (T, U) {
+    (old, new)
+}
+
 /// Works on one unit until it is decided.
 ///
 /// One block that uses what it was given in place: an `async fn` would hold each argument twice, and a chain

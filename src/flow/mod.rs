@@ -17,6 +17,12 @@
 //! | [`bulk_write`](Flow::bulk_write), [`publish`](Flow::publish) | write to a bulk API whose items fail one by one |
 //! | [`dedupe`](Flow::dedupe), [`record_done`](Flow::record_done) | leave out what has been done |
 //! | [`through`](Flow::through), [`stage`](Flow::stage), [`boxed`](Flow::boxed), [`named`](Flow::named) | own steps, type erasure, names |
+//!
+//! A flow's type names every stage once. Above some thirty stages the compiler asks for a higher recursion limit; a
+//! [`boxed`](Flow::boxed) in between does as well.
+//!
+//! The examples of the combinators use a helper: `run(payloads, pipeline)` gives a stream of these payloads to a
+//! processor with this one pipeline, and answers with the pipeline's part of the report.
 
 use std::fmt;
 use std::pin::Pin;
@@ -43,6 +49,7 @@ mod filter_map;
 mod gather;
 mod group_by;
 mod guard;
+mod handler;
 mod inline;
 mod input;
 mod inspect;
@@ -66,6 +73,7 @@ pub use self::bulk_write::BulkWrite;
 pub use self::decode::{Codec, DecodeError};
 pub(crate) use self::dedupe::misplaced;
 pub(crate) use self::guard::timed_out;
+pub use self::handler::{Answer, Handler};
 pub use self::of_type::TypeFilter;
 pub use self::publish::{NewEvent, OnReplay, Publication, Publish};
 pub use self::through::Units;
@@ -133,6 +141,18 @@ impl<S> Flow<S> {
 
     /// Names the stage that was added last. The name stands in fault events, their ids, and metrics; without
     /// one it is the combinator's, with `#2` and so on for repeats.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run(["1"], |flow| {
+    ///     flow.json::<u64>().filter(|n| **n > 0).named("positive").filter(|n| **n < 9).named("small")
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 1);
+    /// # }
+    /// ```
     pub fn named(mut self, name: impl Into<String>) -> Flow<S> {
         let name = name.into();
         if name.is_empty() || self.cx.plan.iter().any(|stage| stage.name.as_deref() == Some(&*name))
@@ -148,6 +168,22 @@ impl<S> Flow<S> {
 
     /// Erases the type of the flow, where a name is needed for it: one allocation a lane, one dynamic call a
     /// unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::flow::BoxedFlow;
+    ///
+    /// fn numbers(flow: Flow<Input>, only_even: bool) -> BoxedFlow<Event<u64>> {
+    ///     let numbers = flow.json::<u64>();
+    ///     if only_even { numbers.filter(|n| **n % 2 == 0).boxed() } else { numbers.boxed() }
+    /// }
+    ///
+    /// let report = run(["1", "2"], |flow| numbers(flow, true)).await;
+    /// assert_eq!((report.done, report.filtered), (1, 1));
+    /// # }
+    /// ```
     pub fn boxed<T>(self) -> BoxedFlow<T>
     where
         S: Stage<Out = T> + Send + 'static,
@@ -158,6 +194,50 @@ impl<S> Flow<S> {
     /// Adds a stage of your own: `make` gets the stage above and what the new one may ask its lane.
     ///
     /// Read the contract of [`Stage`] first; for most needs [`through`](Self::through) is enough.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use std::pin::Pin;
+    /// use std::task::{Context, Poll, ready};
+    /// use streambreaker::Uow;
+    /// use streambreaker::flow::StageCx;
+    ///
+    /// /// Filters every second unit out.
+    /// struct EverySecond<S> {
+    ///     above: Pin<Box<S>>,
+    ///     cx: StageCx,
+    ///     odd: bool,
+    /// }
+    ///
+    /// impl<S: Stage> Stage for EverySecond<S> {
+    ///     type Out = S::Out;
+    ///
+    ///     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<S::Out>>> {
+    ///         // two at most: what could go on for ever would count, and yield after 256
+    ///         while let Some(unit) = ready!(self.above.as_mut().poll_next(cx)) {
+    ///             self.odd = !self.odd;
+    ///             if self.odd {
+    ///                 return Poll::Ready(Some(unit));
+    ///             }
+    ///             self.cx.filtered(unit);
+    ///         }
+    ///         Poll::Ready(None)
+    ///     }
+    ///
+    ///     fn poll_progress(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
+    ///         self.above.as_mut().poll_progress(cx);
+    ///     }
+    /// }
+    ///
+    /// let report = run(["1", "2", "3"], |flow| {
+    ///     flow.stage("every_second", |s, cx| EverySecond { above: Box::pin(s), cx, odd: false })
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.filtered), (2, 1));
+    /// # }
+    /// ```
     pub fn stage<T: Stage>(
         self,
         name: &'static str,

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
-use super::{Flow, Stage};
+use super::{Flow, Stage, StageCx};
 use crate::error::{Class, StepError};
-use crate::unit::Received;
+use crate::unit::{Received, Uow};
 
 /// Which types of events a pipeline wants: names, a glob, or a function.
 pub trait TypeFilter {
@@ -73,34 +73,57 @@ fn glob(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
+struct OfType<W>(W);
+
+impl<W: Fn(&str) -> bool> Step<Received> for OfType<W> {
+    type Out = Received;
+
+    #[inline]
+    fn step(&mut self, cx: &StageCx, unit: Uow<Received>) -> Option<Uow<Received>> {
+        let verdict = cx.catch(|| unit.value().kind().map(|kind: Cow<'_, str>| (self.0)(&kind)));
+        match verdict {
+            Ok(Some(true)) => return Some(unit),
+            Ok(Some(false)) => cx.filtered(unit),
+            Ok(None) => cx.fault(
+                unit,
+                StepError::new(Class::Fault, "the event has no type that could be read")
+                    .with_name("NoType"),
+            ),
+            Err(panic) => cx.fault(unit, panic),
+        }
+        None
+    }
+}
+
 impl<S: Stage<Out = Received>> Flow<S> {
     /// Lets through only events of these types: names (`["order-submitted", "order-changed"]`), a glob
     /// (`"order-*"`), or a function of the type. The others end as `Filtered`.
     ///
     /// Asks the envelope, which looks at the outside of the event only. An event that has no type, bad JSON
     /// among them, is a fault: nobody could say that it was not for this pipeline.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let events = [r#"{"type":"order-submitted"}"#, r#"{"type":"invoice"}"#, r#"{"type":"order-x"}"#];
+    ///
+    /// let report = run(events, |flow| flow.of_type(["order-submitted", "order-changed"])).await;
+    /// assert_eq!((report.done, report.filtered), (1, 2));
+    ///
+    /// let report = run(events, |flow| flow.of_type("order-*")).await;
+    /// assert_eq!((report.done, report.filtered), (2, 1));
+    ///
+    /// let report = run(events, |flow| flow.of_type(|kind: &str| kind.len() > 8)).await;
+    /// assert_eq!((report.done, report.filtered), (1, 2));
+    /// # }
+    /// ```
     pub fn of_type<F>(self, types: F) -> Flow<impl Stage<Out = Received> + use<S, F>>
     where
         F: TypeFilter,
     {
         let wanted = types.into_filter();
-        self.add(StagePlan::new("of_type"), |above, cx| {
-            Inline::new(above, cx, move |cx, unit: crate::unit::Uow<Received>| {
-                let verdict =
-                    cx.catch(|| unit.value().kind().map(|kind: Cow<'_, str>| wanted(&kind)));
-                match verdict {
-                    Ok(Some(true)) => return Some(unit),
-                    Ok(Some(false)) => cx.filtered(unit),
-                    Ok(None) => cx.fault(
-                        unit,
-                        StepError::new(Class::Fault, "the event has no type that could be read")
-                            .with_name("NoType"),
-                    ),
-                    Err(panic) => cx.fault(unit, panic),
-                }
-                None
-            })
-        })
+        self.add(StagePlan::new("of_type"), |above, cx| Inline::new(above, cx, OfType(wanted)))
     }
 }
 

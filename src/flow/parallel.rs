@@ -4,11 +4,11 @@ use std::ops::AsyncFn;
 use std::sync::Arc;
 
 use super::calls::{Calls, first};
-use super::guard::{self, Guarded};
+use super::guard::{self, Guarded, both, new_only};
 use super::plan::StagePlan;
 use super::pool::Pool;
 use super::slots::Deadlines;
-use super::{Flow, Stage};
+use super::{Flow, Handler, Stage};
 use crate::error::StepError;
 use crate::resource::Resource;
 
@@ -24,16 +24,31 @@ where
     ///
     /// # Cancel safety
     /// `handler` is dropped at its timeout, and when the shard is given up: it must be safe to run again.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let ledger = resource("ledger");
+    /// let report = run(["1", "2", "3"], move |flow| {
+    ///     flow.json::<u64>().call(&ledger, async |n: &Event<u64>| {
+    ///         if **n == 2 { Err("refused").fault() } else { Ok(**n * 2) }
+    ///     })
+    /// })
+    /// .await;
+    /// assert_eq!((report.done, report.faulted), (2, 1));
+    /// # }
+    /// ```
     pub fn call<F, U>(
         self,
         resource: &Resource,
         handler: F,
     ) -> Flow<impl Stage<Out = U> + use<S, F, U>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.pool("call", 1, true, resource, handler, |_, new| new)
+        self.pool("call", 1, true, resource, handler, new_only)
     }
 
     /// Calls `handler` for up to `n` units at once, through the guards of `resource`; what it returns goes on, in
@@ -41,6 +56,25 @@ where
     ///
     /// `n` is the bound of this lane; [`concurrency`](crate::resource::ResourceBuilder::concurrency) is the
     /// process's. Errors, panics and cancel safety are those of [`call`](Self::call).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// async fn upsert(_: u64) -> std::io::Result<()> {
+    ///     Ok(()) // a call to a database
+    /// }
+    ///
+    /// let db = resource("db");
+    /// let report = run(["1", "2", "3"], move |flow| {
+    ///     flow.json::<u64>().parallel(16, &db, async |n: &Event<u64>| {
+    ///         Ok(upsert(**n).await.transient()?) // what deserves a retry says so
+    ///     })
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 3);
+    /// # }
+    /// ```
     pub fn parallel<F, U>(
         self,
         n: usize,
@@ -48,16 +82,34 @@ where
         handler: F,
     ) -> Flow<impl Stage<Out = U> + use<S, F, U>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.pool("parallel", n, false, resource, handler, |_, new| new)
+        self.pool("parallel", n, false, resource, handler, new_only)
     }
 
     /// Calls `handler` for up to `n` units at once, and keeps the value beside what it returned: look up, then
     /// write.
     ///
     /// Errors, panics and cancel safety are those of [`call`](Self::call).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (read, write) = (resource("customers"), resource("orders"));
+    /// let report = run(["1", "2"], move |flow| {
+    ///     flow.json::<u64>()
+    ///         .with(8, &read, async |id: &Event<u64>| Ok(format!("customer {}", **id)))
+    ///         .parallel(8, &write, async |(id, customer): &(Event<u64>, String)| {
+    ///             assert!(customer.ends_with(&id.to_string()));
+    ///             Ok(())
+    ///         })
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 2);
+    /// # }
+    /// ```
     pub fn with<F, U>(
         self,
         n: usize,
@@ -65,10 +117,10 @@ where
         handler: F,
     ) -> Flow<impl Stage<Out = (S::Out, U)> + use<S, F, U>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.pool("with", n, false, resource, handler, |old, new| (old, new))
+        self.pool("with", n, false, resource, handler, both)
     }
 
     pub(super) fn pool<F, U, V, C>(
@@ -88,7 +140,7 @@ where
         let n = self.check_width(name, n);
         self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let guarded = Guarded::new(cx.clone(), resource.clone(), Deadlines::new(n), handler);
-            let rest = move |guarded, rest| guard::guarded(guarded, rest, keep);
+            let rest = guard::guarded::<S::Out, U, V, F, C>;
             Pool::new(above, cx, ordered, Calls::new(n, Arc::new(guarded), first, rest, keep))
         })
     }

@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use super::calls::Rest;
-use super::guard::{Ended, Guarded, guarded};
+use super::guard::{Ended, Guarded, Handling, guarded, new_only};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
 use super::timer::yield_turn;
-use super::{Flow, Stage, StageCx, UNITS_A_POLL};
+use super::{Flow, Handler, Stage, StageCx, UNITS_A_POLL};
 use crate::error::StepError;
 use crate::resource::Resource;
 use crate::unit::Uow;
@@ -50,11 +50,12 @@ struct Work<T, KF, K, M, F, U> {
     finished: Vec<(SlotId, Ended<U>)>,
 }
 
-impl<T, KF, K, M, F, U> Work<T, KF, K, M, F, U>
+impl<T, KF, K, H, C, M, F, U> Work<T, KF, K, Handling<H, C, M>, F, U>
 where
     KF: Fn(&T) -> K,
     K: Hash + Eq + Clone,
-    M: FnMut(Uow<T>, SlotId) -> F,
+    C: Copy,
+    M: Fn(Arc<Guarded<H>>, Rest<T>, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     fn has_room(&self) -> bool {
@@ -88,7 +89,7 @@ where
             }
         }
         let slot = self.running.next_free();
-        match self.running.start(slot, (self.make)(unit, slot)) {
+        match self.running.start(slot, self.make.start(unit, slot)) {
             Some(Ended::Out(unit)) => self.ready.push_back(unit),
             Some(Ended::Faulted) => {}
             Some(Ended::Returned) => {
@@ -130,7 +131,7 @@ where
             };
             self.waiting -= 1;
             let slot = self.running.next_free();
-            match self.running.start(slot, (self.make)(unit, slot)) {
+            match self.running.start(slot, self.make.start(unit, slot)) {
                 Some(ended) => {
                     self.keep(slot, key);
                     self.finished.push((slot, ended));
@@ -164,12 +165,13 @@ where
     }
 }
 
-impl<S, KF, K, M, F, U> Stage for ByKey<S, KF, K, M, F, U>
+impl<S, KF, K, H, C, M, F, U> Stage for ByKey<S, KF, K, Handling<H, C, M>, F, U>
 where
     S: Stage,
     KF: Fn(&S::Out) -> K,
     K: Hash + Eq + Clone,
-    M: FnMut(Uow<S::Out>, SlotId) -> F,
+    C: Copy,
+    M: Fn(Arc<Guarded<H>>, Rest<S::Out>, C) -> F,
     F: Future<Output = Ended<U>>,
 {
     type Out = U;
@@ -246,6 +248,20 @@ where
     ///
     /// A panic of `key` is a fault of that unit; errors, panics and cancel safety of `handler` are those of
     /// [`call`](Self::call).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let db = resource("db");
+    /// let report = run(["1", "2", "3", "4"], move |flow| {
+    ///     // odd and even numbers side by side, each in order
+    ///     flow.json::<u64>().parallel_by_key(16, |n| **n % 2, &db, async |_| Ok(()))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 4);
+    /// # }
+    /// ```
     pub fn parallel_by_key<KF, K, F, U>(
         self,
         n: usize,
@@ -256,10 +272,10 @@ where
     where
         KF: Fn(&S::Out) -> K,
         K: Hash + Eq + Clone + Send + Sync + 'static,
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
+        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
         U: Send + Sync + 'static,
     {
-        self.by_key("parallel_by_key", n, key, resource, handler, |_, new| new)
+        self.by_key("parallel_by_key", n, key, resource, handler, new_only)
     }
 
     pub(super) fn by_key<KF, K, F, U, V, C>(
@@ -282,15 +298,13 @@ where
         self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
             let deadlines = Deadlines::new(n);
             let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let shared = Arc::new(shared);
+            let make = Handling::new(shared, keep, guarded::<S::Out, U, V, F, C>);
             ByKey {
                 above,
                 work: Work {
                     cx,
                     key,
-                    make: move |unit, slot| {
-                        guarded(shared.clone(), Rest { unit, slot, tried: None }, keep)
-                    },
+                    make,
                     running: Slots::new(n, deadlines),
                     keys: Vec::new(),
                     busy: HashMap::new(),

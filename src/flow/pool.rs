@@ -51,10 +51,10 @@ fn note<U>(ended: Ended<U>, ready: &mut VecDeque<Uow<U>>, stopped: &mut bool, st
 impl<S, H, N, U, C, FA, A, FR, R> Stage for Pool<S, Calls<H, S::Out, N, U, C, FA, A, FR, R>, U>
 where
     S: Stage,
-    C: Fn(S::Out, N) -> U,
+    C: Fn(S::Out, N) -> U + Copy,
     FA: Fn(Arc<Guarded<H>>, S::Out, SlotId) -> A,
     A: Future<Output = (S::Out, Made<N>)>,
-    FR: Fn(Arc<Guarded<H>>, Rest<S::Out>) -> R,
+    FR: Fn(Arc<Guarded<H>>, Rest<S::Out>, C) -> R,
     R: Future<Output = Ended<U>>,
 {
     type Out = U;

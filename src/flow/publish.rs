@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::inline::Inline;
+use super::inline::{Inline, Step};
 use super::plan::StagePlan;
 use super::{BulkWrite, Flow, Stage, StageCx};
 use crate::error::{Class, StepError};
@@ -195,12 +195,48 @@ pub enum OnReplay {
 /// The stage of [`Flow::publish`]: a [`BulkWrite`] of publications.
 pub type Publish<S, K> = BulkWrite<S, K>;
 
+struct Publications;
+
+impl Step<NewEvent> for Publications {
+    type Out = Publication;
+
+    fn step(&mut self, cx: &StageCx, unit: Uow<NewEvent>) -> Option<Uow<Publication>> {
+        let (new, lineage) = unit.into_parts();
+        if serde_json::from_slice::<&RawValue>(&new.body).is_err() {
+            let error = StepError::new(Class::Fault, "the body of the event is not JSON");
+            cx.fault(lineage.with(()), error.with_name("BodyNotJson"));
+            return None;
+        }
+        let publication = Publication::new(cx, new, &lineage);
+        Some(lineage.with(publication))
+    }
+}
+
 impl<S: Stage<Out = NewEvent>> Flow<S> {
     /// Publishes the events, in bulk as [`bulk_write`](Self::bulk_write) does, through the guards of `resource`.
     ///
     /// Ids are deterministic, the causes' ids and `traceparent` go along. In a replay nothing is published,
     /// unless [`on_replay`](Flow::on_replay) says so. To publish several events of one unit,
     /// [`split`](Self::split) it before.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::flow::NewEvent;
+    ///
+    /// let (bus, out) = (resource("bus"), Collect::new());
+    /// let target = out.clone();
+    /// let report = run([r#"{"id":"order-1","total":7}"#], move |flow| {
+    ///     flow.json::<serde_json::Value>()
+    ///         .try_map(|order| NewEvent::json("order-totalled", &order["total"]))
+    ///         .publish(&bus, target.clone())
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 1);
+    /// assert_eq!(out.items()[0].causation, ["order-1"]);
+    /// # }
+    /// ```
     pub fn publish<K>(
         self,
         resource: &Resource,
@@ -212,16 +248,7 @@ impl<S: Stage<Out = NewEvent>> Flow<S> {
         // one stage in the plan: what makes the publications has no name of its own
         let id = u16::try_from(self.cx.plan.len()).unwrap_or(u16::MAX);
         let cx = StageCx { lane: self.cx.lane.clone(), id };
-        let publications = Inline::new(self.stage, cx, |cx: &StageCx, unit: Uow<NewEvent>| {
-            let (new, lineage) = unit.into_parts();
-            if serde_json::from_slice::<&RawValue>(&new.body).is_err() {
-                let error = StepError::new(Class::Fault, "the body of the event is not JSON");
-                cx.fault(lineage.with(()), error.with_name("BodyNotJson"));
-                return None;
-            }
-            let publication = Publication::new(cx, new, &lineage);
-            Some(lineage.with(publication))
-        });
+        let publications = Inline::new(self.stage, cx, Publications);
         let mut flow = Flow { stage: publications, cx: self.cx }.bulk_write(resource, sink);
         if let Some(plan) = flow.cx.plan.last_mut() {
             *plan = StagePlan { combinator: "publish", ..plan.clone() };
@@ -233,6 +260,22 @@ impl<S: Stage<Out = NewEvent>> Flow<S> {
 impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     /// Whether this write takes part in a replay. A `bulk_write` does unless told otherwise, a `publish` does
     /// not.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::flow::OnReplay;
+    ///
+    /// let (search, index) = (resource("search"), Collect::<u64>::new());
+    /// let report = run(["1"], move |flow| {
+    ///     // an index that a replay must not touch
+    ///     flow.json::<u64>().map(|n| *n).bulk_write(&search, index.clone()).on_replay(OnReplay::Mute)
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 1);
+    /// # }
+    /// ```
     pub fn on_replay(self, on_replay: OnReplay) -> Self {
         self.mute_replay(on_replay == OnReplay::Mute)
     }

@@ -66,6 +66,17 @@ impl<S: Stage> Stage for RateLimit<S> {
 impl<S: Stage> Flow<S> {
     /// Lets not more than `rate` units through in any window of time, for each lane by itself; a rate that
     /// all lanes share belongs to a [`Resource`](crate::Resource).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use streambreaker::Rate;
+    ///
+    /// let report = run(["1", "2", "3"], |flow| flow.rate_limit(Rate::per_second(100).burst(1))).await;
+    /// assert_eq!(report.done, 3);
+    /// # }
+    /// ```
     pub fn rate_limit(self, rate: Rate) -> Flow<impl Stage<Out = S::Out> + use<S>> {
         let mut flow = self;
         let rate = flow.configured().rate.map_or(rate, |rate| rate.rate());

@@ -108,6 +108,21 @@ impl<S: Stage> Flow<S> {
     /// Each part that faults is a fault of its own, which holds the whole record and names the part; sent
     /// again, only that part passes here, so `parts` must make the same parts in the same order every time.
     /// A record can have 65,535 parts at most. A panic of `parts` is a fault of the unit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let report = run(["[1, 2, 0]", "[3]"], |flow| {
+    ///     flow.json::<Vec<u64>>()
+    ///         .split(|numbers| numbers.into_inner())
+    ///         .try_map(|n| if n == 0 { Err("a part that is bad").fault() } else { Ok(n) })
+    /// })
+    /// .await;
+    /// // the first record is faulted with one of its parts
+    /// assert_eq!((report.done, report.faulted), (1, 1));
+    /// # }
+    /// ```
     pub fn split<F, I, U>(self, parts: F) -> Flow<impl Stage<Out = U> + use<S, F, I, U>>
     where
         F: Fn(S::Out) -> I,

@@ -117,10 +117,25 @@ impl<S: Stage> Flow<S> {
     ///
     /// A unit that is dropped in there undecided is returned to the stream, and the second time faulted with
     /// class [`Dropped`](crate::Class::Dropped). While the adapter waits, what lies above it goes on. A panic
-    /// in it returns what it holds.
+    /// in it returns what it holds; the unit that is lost in the panic is returned as well, and the second time
+    /// faulted with class [`Panic`](crate::Class::Panic).
     ///
     /// Work inside the adapter itself is polled only when a unit is asked for: for calls to dependencies,
     /// [`parallel`](Self::parallel) is the better step.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use futures::StreamExt;
+    ///
+    /// let report = run(["1", "2", "3"], |flow| {
+    ///     flow.json::<u64>().through(|units| units.map(|unit| unit.map(|n| *n * 2)))
+    /// })
+    /// .await;
+    /// assert_eq!(report.done, 3);
+    /// # }
+    /// ```
     pub fn through<F, R, U>(self, adapter: F) -> Flow<impl Stage<Out = U> + use<S, F, R, U>>
     where
         S: Send + 'static,

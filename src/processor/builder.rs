@@ -172,10 +172,15 @@ impl ProcessorBuilder {
     /// the in-flight limit. Pipelines that must not hold each other are two processors.
     ///
     /// The name stands in fault events and their ids: renaming a pipeline takes a [`formerly`](Self::formerly).
+    ///
+    /// What `pipeline` captures is cloned or shared, never moved out. A function that builds a flow and takes
+    /// references says `use<>` (`-> Flow<impl Stage<Out = ()> + use<>>`), or its flow would borrow them: the
+    /// compiler's words for that are *returning this value requires that `'1` must outlive `'2`*.
     pub fn pipeline<F, S>(mut self, name: impl Into<String>, pipeline: F) -> Self
     where
         F: Fn(Flow<Input>) -> Flow<S> + Send + Sync + 'static,
-        S: Stage + Send + 'static,
+        // the compiler shows this line to whoever captures what is not `Send`
+        S: Stage + Send + 'static, // lanes run on any thread: `Arc` for `Rc`, `Mutex` for `RefCell`
     {
         self.pipelines.push(Spec {
             name: name.into(),

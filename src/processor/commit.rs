@@ -151,7 +151,16 @@ pub(crate) async fn commit_loop(
                         let newer = std::mem::replace(&mut acks, sent);
                         acks.extend(newer);
                     }
-                    (Call::Each(_), false) => shard.core.note_commit(&shard),
+                    (Call::Each(sent), false) => {
+                        let mut history = shard.history();
+                        for (position, ack) in &sent {
+                            if !matches!(ack, Ack::Again { .. }) {
+                                history.confirmed(position);
+                            }
+                        }
+                        drop(history);
+                        shard.core.note_commit(&shard);
+                    }
                     (Call::Through(_) | Call::Extend, _) => {}
                 }
                 if !failed {

@@ -7,14 +7,16 @@
 
 pub(crate) use self::batch::{Batch, LaneBatch, Ticket};
 pub use self::fate::Fate;
+pub(crate) use self::history::{History, Tally, are_sorted};
 pub use self::lane::WaitsFor;
 pub(crate) use self::lane::{Flag, LaneState, Lines, PipelineInfo, Place, StageInfo, Turn};
 pub(crate) use self::report::printable;
 pub use self::report::{FaultKind, Gap, PipelineReport, Report};
-pub(crate) use self::tracker::{History, Tally, Tracker, are_sorted};
+pub(crate) use self::tracker::Tracker;
 
 mod batch;
 mod fate;
+mod history;
 mod lane;
 mod report;
 mod tracker;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::tracker::Tally;
+use super::Tally;
 use crate::error::Class;
 
 /// What became of every record that a processor read in this life.

@@ -160,15 +160,13 @@ proptest! {
                         model = Model { undecided: 1, ..Model::default() };
                     }
                 }
-                Step::Late(n, fate) if n < late.len() => {
-                    // the same epoch lives on while the record was not fed again
-                    if late[n].is_late() {
-                        late[n].settle(fate);
-                        prop_assert!(!late[n].split(3));
-                        prop_assert!(!late[n].hold());
-                        prop_assert_eq!((states.fate(0), states.open()), (before.0, before.1));
-                        prop_assert!(lane.late() > before.2);
-                    }
+                // the same epoch lives on while the record was not fed again
+                Step::Late(n, fate) if n < late.len() && late[n].is_late() => {
+                    late[n].settle(fate);
+                    prop_assert!(!late[n].split(3));
+                    prop_assert!(!late[n].hold());
+                    prop_assert_eq!((states.fate(0), states.open()), (before.0, before.1));
+                    prop_assert!(lane.late() > before.2);
                 }
                 _ => {}
             }

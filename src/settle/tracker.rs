@@ -1,180 +1,15 @@
-//! The tracker of a shard: which records are in flight, how far the settled prefix reaches, what to
-//! acknowledge, and how the records count in the report.
+//! The tracker of a shard: which records are in flight, how far the settled prefix reaches, and what to
+//! acknowledge.
 //!
 //! In flight is everything above the settled prefix, settled or not. A count of unsettled records would let
 //! the reader run away while one record is stuck.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::batch::Count;
-use super::{Batch, Fate, LaneBatch};
+use super::{Batch, Fate, History, LaneBatch, Tally};
 use crate::record::{Position, Record, Timestamp};
 use crate::source::Ack;
-
-/// Returned positions that are remembered to be counted once, a pipeline and shard.
-const REMEMBERED: usize = 100_000;
-
-/// How many records a pipeline has seen, by their last fate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) read: u64,
-    pub(crate) done: u64,
-    pub(crate) filtered: u64,
-    pub(crate) faulted: u64,
-    pub(crate) returned: u64,
-    /// Deliveries of records that were settled before: not counted above.
-    pub(crate) redelivered: u64,
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, other: &Tally) {
-        self.read += other.read;
-        self.done += other.done;
-        self.filtered += other.filtered;
-        self.faulted += other.faulted;
-        self.returned += other.returned;
-        self.redelivered += other.redelivered;
-    }
-
-    pub(crate) fn settled(&self) -> u64 {
-        self.done + self.filtered + self.faulted
-    }
-
-    /// Read, and without a fate.
-    pub(crate) fn open(&self) -> u64 {
-        self.read.saturating_sub(self.settled() + self.returned)
-    }
-
-    fn note(&mut self, count: Count, fate: Fate) {
-        if count == Count::Not {
-            return;
-        }
-        match fate {
-            Fate::Done => self.done += 1,
-            Fate::Filtered => self.filtered += 1,
-            Fate::Faulted => self.faulted += 1,
-            Fate::Returned => self.returned += 1,
-        }
-    }
-}
-
-/// What has been seen of a shard in this process life, over all its assignments.
-#[derive(Debug, Default)]
-pub(crate) struct History {
-    /// The highest position that a pipeline has read, where positions order the shard.
-    high: Vec<Option<Position>>,
-    /// A pipeline's records that were given back, and count as returned.
-    returned: Vec<BTreeSet<Position>>,
-    /// A pipeline's records that are settled here and come again because another pipeline gave them back.
-    again: Vec<BTreeSet<Position>>,
-    /// A pipeline's records in flight, where positions do not order the shard: a source may give one again
-    /// before it has heard of the first.
-    flying: Vec<BTreeSet<Position>>,
-    /// A pipeline's records of assignments that are over, and of retired batches.
-    pub(crate) tallies: Vec<Tally>,
-}
-
-impl History {
-    pub(crate) fn new(pipelines: usize) -> Self {
-        Self {
-            high: vec![None; pipelines],
-            returned: vec![BTreeSet::new(); pipelines],
-            again: vec![BTreeSet::new(); pipelines],
-            flying: vec![BTreeSet::new(); pipelines],
-            tallies: vec![Tally::default(); pipelines],
-        }
-    }
-
-    /// Counts a read, and says how each record counts in this pipeline; `None` if all are new.
-    ///
-    /// `sorted` is what [`are_sorted`] says of the records: asked once for all pipelines.
-    pub(crate) fn reading(
-        &mut self,
-        pipeline: usize,
-        records: &[Record],
-        ordered: bool,
-        sorted: bool,
-    ) -> Option<Box<[Count]>> {
-        let back = &mut self.returned[pipeline];
-        let again = &mut self.again[pipeline];
-        let flying = &mut self.flying[pipeline];
-        let tally = &mut self.tallies[pipeline];
-        let above = || match (&self.high[pipeline], records.first()) {
-            (Some(high), Some(first)) => first.position() > high,
-            _ => true,
-        };
-        if ordered && sorted && back.is_empty() && above() {
-            // nothing has to be looked up a record
-            tally.read += records.len() as u64;
-            if let Some(last) = records.last() {
-                self.high[pipeline] = Some(last.position().clone());
-            }
-            return None;
-        }
-        let mut high = self.high[pipeline].as_ref().filter(|_| ordered);
-        let mut counts: Option<Box<[Count]>> = None;
-        for (index, record) in records.iter().enumerate() {
-            let position = record.position();
-            let count = if !back.is_empty() && back.remove(position) {
-                tally.returned -= 1;
-                Count::Again
-            } else if high.is_some_and(|high| position <= high)
-                || (!again.is_empty() && again.remove(position))
-                || (!ordered && flying.contains(position))
-            {
-                tally.redelivered += 1;
-                Count::Not
-            } else {
-                tally.read += 1;
-                Count::New
-            };
-            if !ordered && count != Count::Not {
-                flying.insert(position.clone());
-            }
-            if ordered && high.is_none_or(|high| position > high) {
-                high = Some(position);
-            }
-            if count != Count::New {
-                counts.get_or_insert_with(|| vec![Count::New; records.len()].into())[index] = count;
-            }
-        }
-        if let Some(new) = high.filter(|new| self.high[pipeline].as_ref() != Some(*new)) {
-            self.high[pipeline] = Some(new.clone());
-        }
-        counts
-    }
-
-    /// Notes what became of a record in one pipeline; `back` if it comes again all the same.
-    fn note(&mut self, pipeline: usize, count: Count, fate: Fate, position: &Position, back: bool) {
-        let tally = &mut self.tallies[pipeline];
-        tally.note(count, fate);
-        if count != Count::Not {
-            self.flying[pipeline].remove(position);
-        } else if fate != Fate::Returned && self.returned[pipeline].remove(position) {
-            // the other copy of it was given back: this one has settled it
-            tally.returned -= 1;
-            tally.note(Count::New, fate);
-        }
-        if fate == Fate::Returned && count != Count::Not {
-            remember(&mut self.returned[pipeline], position);
-        } else if back {
-            remember(&mut self.again[pipeline], position);
-        }
-    }
-}
-
-/// Whether positions go up from record to record.
-pub(crate) fn are_sorted(records: &[Record]) -> bool {
-    records.is_sorted_by(|a, b| a.position() < b.position())
-}
-
-fn remember(positions: &mut BTreeSet<Position>, position: &Position) {
-    if positions.len() == REMEMBERED {
-        positions.pop_first();
-    }
-    positions.insert(position.clone());
-}
 
 struct Entry {
     batch: Arc<Batch>,
@@ -212,9 +47,7 @@ impl Entry {
             let pipeline = states.lane.pipeline.index;
             // most often nothing has to be remembered of any record
             if let Some(done) = states.all_passed().filter(|_| self.acks == 0) {
-                if history.flying[pipeline].is_empty() {
-                    history.tallies[pipeline].done += done;
-                    history.tallies[pipeline].filtered += states.len() as u64 - done;
+                if history.note_all(pipeline, done, states.len() as u64 - done) {
                     continue;
                 }
             }
@@ -224,8 +57,8 @@ impl Entry {
         }
     }
 
-    /// Counts what became of a record; once, when it leaves the tracker. `back` if it comes again whatever
-    /// became of it in one of the pipelines.
+    /// Counts what became of a record; once, when it leaves the tracker. `back` if it may come again whatever
+    /// became of it in this pipeline or that.
     fn note(&self, index: usize, history: &mut History, back: bool) {
         for states in &self.lanes {
             self.note_in(states, index, history, back);
@@ -413,7 +246,7 @@ impl Tracker {
                 }
                 acks.push((record.position().clone(), ack));
                 // now, and not with its batch: it may come again before that is over
-                entry.note(index, history, fate == Fate::Returned);
+                entry.note(index, history, true);
                 entry.acked[index] = true;
                 entry.acks += 1;
                 self.records -= 1;

@@ -10,42 +10,42 @@ use futures::task::AtomicWaker;
 use streambreaker::fault::FloodGuard;
 use streambreaker::flow::BoxedFlow;
 use streambreaker::prelude::*;
-use streambreaker::{Outcome, Position, Received, Record, memory};
+use streambreaker::{Position, Received, Record, memory};
 
-pub type Stages = Pin<Box<dyn Stage<Out = ()> + Send>>;
+pub(crate) type Stages = Pin<Box<dyn Stage<Out = ()> + Send>>;
 
 /// How the stage above the one under test is asked, and how far it may go.
 #[derive(Default)]
-pub struct Script {
+pub(crate) struct Script {
     /// Units that it may still hand on.
-    pub allowed: AtomicUsize,
-    pub nexts: AtomicUsize,
-    pub progresses: AtomicUsize,
-    pub handed: AtomicUsize,
-    pub over: AtomicBool,
+    pub(crate) allowed: AtomicUsize,
+    pub(crate) nexts: AtomicUsize,
+    pub(crate) progresses: AtomicUsize,
+    pub(crate) handed: AtomicUsize,
+    pub(crate) over: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Script {
-    pub fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.nexts.load(Ordering::Relaxed) + self.progresses.load(Ordering::Relaxed)
     }
 
     /// Lets it hand on `n` more units, and wakes who asked last.
-    pub fn allow(&self, n: usize) {
+    pub(crate) fn allow(&self, n: usize) {
         self.allowed.fetch_add(n, Ordering::Relaxed);
         self.waker.wake();
     }
 
     /// Ends the input after what was allowed.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
 }
 
 /// The stage above.
-pub struct Scripted {
+pub(crate) struct Scripted {
     input: Input,
     script: Arc<Script>,
 }
@@ -88,12 +88,11 @@ impl Wake for Count {
     }
 }
 
-/// What stands below: waits until the test has given the flow back.
-struct Nothing(Arc<Released>);
+/// What stands below: waits until the test is over.
+struct Nothing(Arc<Turns>);
 
 #[derive(Default)]
-struct Released {
-    done: AtomicBool,
+struct Turns {
     waker: AtomicWaker,
 }
 
@@ -105,31 +104,31 @@ impl Stage for Nothing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<streambreaker::Uow<()>>> {
         self.0.waker.register(cx.waker());
-        if self.0.done.load(Ordering::Relaxed) { Poll::Ready(None) } else { Poll::Pending }
+        Poll::Pending
     }
 
     fn poll_progress(self: Pin<&mut Self>, _: &mut Context<'_>) {}
 }
 
 /// A stage, taken out of its pipeline.
-pub struct Rig {
-    stage: Option<Stages>,
-    pub script: Arc<Script>,
+pub(crate) struct Rig {
+    stage: Stages,
+    pub(crate) script: Arc<Script>,
     count: Arc<Count>,
     waker: Waker,
-    released: Arc<Released>,
-    run: tokio::task::JoinHandle<Outcome>,
+    turns: Arc<Turns>,
+    run: tokio::task::JoinHandle<streambreaker::Outcome>,
 }
 
 /// A stage under test, above `Scripted`; its values do not matter.
-pub type Build = Arc<dyn Fn(Flow<Scripted>) -> BoxedFlow<()> + Send + Sync>;
+pub(crate) type Build = Arc<dyn Fn(Flow<Scripted>) -> BoxedFlow<()> + Send + Sync>;
 
 impl Rig {
     /// A lane with these payloads before it.
-    pub async fn new(payloads: impl IntoIterator<Item = String>, build: Build) -> Self {
+    pub(crate) async fn new(payloads: impl IntoIterator<Item = String>, build: Build) -> Self {
         let taken: Arc<Mutex<Option<Stages>>> = Arc::default();
-        let (script, released) = (Arc::new(Script::default()), Arc::new(Released::default()));
-        let (slot, asked, end) = (taken.clone(), script.clone(), released.clone());
+        let (script, turns) = (Arc::new(Script::default()), Arc::new(Turns::default()));
+        let (slot, asked, end) = (taken.clone(), script.clone(), turns.clone());
         let processor = Processor::builder("p")
             .faults(memory::faults())
             .flood_guard(FloodGuard::off())
@@ -162,12 +161,12 @@ impl Rig {
         }
         let count = Arc::new(Count::default());
         let waker = Waker::from(count.clone());
-        Self { stage: Some(stage), script, count, waker, released, run }
+        Self { stage, script, count, waker, turns, run }
     }
 
     /// Asks for a unit once.
-    pub fn next(&mut self) -> Poll<Option<()>> {
-        let stage = self.stage.as_mut().unwrap().as_mut();
+    pub(crate) fn next(&mut self) -> Poll<Option<()>> {
+        let stage = self.stage.as_mut();
         match stage.poll_next(&mut Context::from_waker(&self.waker)) {
             Poll::Ready(Some(unit)) => {
                 drop(unit);
@@ -179,25 +178,25 @@ impl Rig {
     }
 
     /// Lets it go on once.
-    pub fn progress(&mut self) {
-        let stage = self.stage.as_mut().unwrap().as_mut();
+    pub(crate) fn progress(&mut self) {
+        let stage = self.stage.as_mut();
         stage.poll_progress(&mut Context::from_waker(&self.waker));
     }
 
     /// How often it was woken since this was asked last.
-    pub fn woken(&self) -> usize {
+    pub(crate) fn woken(&self) -> usize {
         self.count.0.swap(0, Ordering::Relaxed)
     }
 
     /// A new turn of the lane's task: the coarse clock of the lane goes on.
-    pub async fn turn(&self) {
-        self.released.waker.wake();
+    pub(crate) async fn turn(&self) {
+        self.turns.waker.wake();
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
     }
 
     /// Waits for a wake-up; false if none came within `limit`.
-    pub async fn wait(&self, limit: Duration) -> bool {
+    pub(crate) async fn wait(&self, limit: Duration) -> bool {
         let begin = tokio::time::Instant::now();
         while self.count.0.load(Ordering::Relaxed) == 0 {
             if begin.elapsed() >= limit {
@@ -208,16 +207,6 @@ impl Rig {
         self.count.0.store(0, Ordering::Relaxed);
         self.turn().await;
         true
-    }
-
-    /// Gives the flow back; what became of the records.
-    pub async fn end(mut self) -> Outcome {
-        // what is undecided is returned, and the lane feeds it again for ever: it is the test that ends
-        self.run.abort();
-        drop(self.stage.take());
-        self.released.done.store(true, Ordering::Relaxed);
-        self.released.waker.wake();
-        (&mut self.run).await.unwrap_or_default()
     }
 }
 

@@ -15,7 +15,7 @@ use super::rig::Build;
 
 /// What handlers and sinks do.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Does {
+pub(crate) enum Does {
     Ready,
     Sleep(Duration),
     Hang,
@@ -32,15 +32,15 @@ impl Does {
     }
 }
 
-pub struct Case {
-    pub name: &'static str,
-    pub build: Build,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) build: Build,
     /// Calls that were begun.
-    pub starts: Arc<AtomicUsize>,
+    pub(crate) starts: Arc<AtomicUsize>,
     /// Whether it calls something.
-    pub calls: bool,
+    pub(crate) calls: bool,
     /// How many it works on at once, and how many units it takes then at most.
-    pub takes: usize,
+    pub(crate) takes: usize,
 }
 
 struct Writes(Does, Arc<AtomicUsize>);
@@ -62,7 +62,7 @@ impl<T: Sync> Sink<T> for Writes {
     }
 }
 
-pub const TIMEOUT: Duration = Duration::from_millis(50);
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(50);
 
 fn resource() -> Resource {
     let builder = Resource::builder("db").timeout(TIMEOUT).retry(Retry::none());
@@ -70,7 +70,7 @@ fn resource() -> Resource {
 }
 
 /// Every stage. Those that hold units back hold two of a key, for 5 ms.
-pub fn all(does: Does) -> Vec<Case> {
+pub(crate) fn all(does: Does) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     macro_rules! inline {
         ($name:literal, $flow:ident => $build:expr) => {
@@ -184,6 +184,6 @@ pub fn all(does: Does) -> Vec<Case> {
 }
 
 /// Payloads that all stages take: eight keys, eight sizes.
-pub fn payloads(n: usize) -> Vec<String> {
+pub(crate) fn payloads(n: usize) -> Vec<String> {
     (0..n).map(|n| format!(r#"{{"type":"t","n":"{}"}}"#, "x".repeat(n % 8))).collect()
 }

@@ -1,0 +1,23 @@
+//! A flow function without `use<>`: its flow borrows the resource. Lifetimes are checked where no trait is asked;
+//! the words are in the documentation of `pipeline`.
+
+//~ returning this value requires that `'1` must outlive `'2`
+//~ return type of closure `streambreaker::Flow<impl streambreaker::Stage<Out = ()>>` contains a lifetime
+
+use streambreaker::memory;
+use streambreaker::prelude::*;
+
+fn totals(flow: Flow<Input>, db: &Resource) -> Flow<impl Stage<Out = ()>> {
+    flow.json::<u32>().call(db, async |_| Ok(()))
+}
+
+fn build(db: Resource) {
+    let _ = Processor::builder("p")
+        .faults(memory::faults())
+        .pipeline("totals", move |flow| totals(flow, &db))
+        .build();
+}
+
+fn main() {
+    let _ = build;
+}
