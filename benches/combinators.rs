@@ -46,15 +46,24 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Over records that hold their number.
     fn measure<F, S>(&mut self, name: &str, pipeline: F)
+    where
+        F: Fn(Flow<Input>) -> Flow<S> + Send + Sync + Clone + 'static,
+        S: Stage + Send + 'static,
+    {
+        self.measure_over(name, |n| n.to_string(), pipeline);
+    }
+
+    fn measure_over<F, S>(&mut self, name: &str, payload: fn(u64) -> String, pipeline: F)
     where
         F: Fn(Flow<Input>) -> Flow<S> + Send + Sync + Clone + 'static,
         S: Stage + Send + 'static,
     {
         let Self { group, runtime } = self;
         let processor = || {
-            let payload = |n: u64| Bytes::from(n.to_string());
-            chain::processor_of(Prebuilt::with(EVENTS, payload), pipeline.clone())
+            let source = Prebuilt::with(EVENTS, |n| Bytes::from(payload(n)));
+            chain::processor_of(source, pipeline.clone())
         };
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
@@ -83,7 +92,11 @@ fn main() {
 fn measure_all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("combinators");
     group.throughput(Throughput::Elements(EVENTS));
-    let mut bench = Bench { group, runtime: chain::runtime() };
+    all(Bench { group, runtime: chain::runtime() });
+    criterion.final_summary();
+}
+
+fn all(mut bench: Bench<'_>) {
     let db = chain::dependency();
     let window = || Window::items(100);
 
@@ -93,7 +106,8 @@ fn measure_all(criterion: &mut Criterion) {
     bench.measure("map", |flow| flow.map(|r| r.payload().len()));
     bench.measure("try_map", |flow| flow.try_map(|r| Ok(r.payload().len())));
     bench.measure("inspect", |flow| flow.inspect(|r| drop(r.payload().clone())));
-    bench.measure("of_type", |flow| flow.of_type(["a", "b"]));
+    let typed = |n| format!(r#"{{"type":"{}","n":{n}}}"#, if n % 2 == 0 { "a" } else { "c" });
+    bench.measure_over("of_type", typed, |flow| flow.of_type(["a", "b"]));
     bench.measure("json", |flow| flow.json::<u64>());
     bench.measure("validate", |flow| {
         flow.json::<u64>().validate(|n| if *n < EVENTS { Ok(()) } else { Err("too large") })
