@@ -327,7 +327,8 @@ impl Shard {
                 free = (free.0.min(total.0), free.1.min(total.1));
             }
             // reads of a record or two cost as much as large ones: so it waits for some room
-            let least = if records > 0 { (limits.records / 16).max(1) } else { 1 };
+            let bound = limits.records.min(self.core.total_limits.records);
+            let least = if records > 0 { (bound / 16).max(1) } else { 1 };
             if free.0 >= least && free.1 > 0 {
                 if waited {
                     for lane in &self.lanes {
