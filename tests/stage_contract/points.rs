@@ -108,6 +108,21 @@ async fn o11_a_unit_that_starts_in_a_turn_in_which_its_input_is_pending_meets_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn o11_a_unit_that_follows_another_of_its_key_meets_its_timeout() {
+    let keyed = ["parallel_by_key", "bulk_write ordered"];
+    for case in all(Does::Hang).into_iter().filter(|case| keyed.contains(&case.name)) {
+        // three of one key, one after the other
+        let mut rig = Rig::new(vec![payloads(1).remove(0); 3], case.build.clone()).await;
+        rig.script.allow(3);
+        rig.script.over.store(true, Ordering::Relaxed);
+        let took = to_the_end(&mut rig, Duration::from_secs(10)).await;
+        let took = took.unwrap_or_else(|| panic!("{} hangs past its timeout", case.name));
+        assert_eq!(case.starts.load(Ordering::Relaxed), 3);
+        assert!(took >= 3 * TIMEOUT && took <= 3 * TIMEOUT + 12 * MS, "{}: {took:?}", case.name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn p2_work_that_only_poll_progress_sees_is_finished_and_kept() {
     for case in all(Does::Sleep(5 * MS)).into_iter().filter(|case| case.calls) {
         let mut rig = Rig::new(payloads(4), case.build.clone()).await;
