@@ -160,6 +160,9 @@
 // here and not for the workspace: tests and examples may
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+#[macro_use]
+mod planted;
+
 #[cfg(feature = "admin")]
 pub mod admin;
 pub mod clock;

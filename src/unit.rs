@@ -280,6 +280,9 @@ impl Lineage {
         self.take_into(&mut members);
         for member in &members {
             member.ticket.hold();
+            if planted!("fault-not-awaited") {
+                member.ticket.unhold(Fate::Faulted);
+            }
         }
         Held(members)
     }

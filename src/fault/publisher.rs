@@ -103,6 +103,7 @@ impl FaultDesk {
             .iter()
             .map(|member| FaultRecord::part(member.ticket.record().clone(), member.part.clone()))
             .collect();
+        let records = if planted!("first-record-only") { records[..1].to_vec() } else { records };
         let grouped = records.len() > 1;
         let bare = || {
             let mut event = FaultEvent::new(

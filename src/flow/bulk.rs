@@ -40,6 +40,9 @@ pub(crate) fn sort<I>(items: Vec<I>, mut log: OutcomeLog, call: Call) -> Sorted<
     };
     for (index, item) in items.into_iter().enumerate() {
         match log.take(index) {
+            Some(Ok(())) if planted!("accepted-sent-again") && whole.is_some() => {
+                sorted.failed.push((item, StepError::new(Class::Transient, "planted")));
+            }
             Some(Ok(())) => sorted.done.push(item),
             Some(Err(error)) => {
                 sorted.after = sorted.after.max(error.after());

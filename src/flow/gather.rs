@@ -291,6 +291,9 @@ where
                 }
             }
         }
+        if planted!("last-group-dropped") {
+            this.open.drain().for_each(|(_, group)| group.lineage.decide(crate::Fate::Done));
+        }
         Poll::Ready(close::<K, S::Out, G>(this.open, this.due, None))
     }
 

@@ -81,7 +81,8 @@ where
         if stopped {
             return self.cx.put_back(unit);
         }
-        if busy {
+        let retries = || self.cx.lane.waiting_units().contains_key(&crate::WaitsFor::Retry);
+        if busy && !(planted!("key-released-during-retry") && retries()) {
             if let Some(queue) = self.busy.get_mut(&key) {
                 queue.push_back(unit);
                 self.waiting += 1;

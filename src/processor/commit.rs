@@ -202,9 +202,9 @@ fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>,
             }
             Acknowledge::Each => {
                 let core = &shard.core;
-                acks.extend(
-                    tracker.collect(&mut history, |record| core.return_delay(record.deliveries())),
-                );
+                acks.extend(tracker.collect(&mut history, |record, returns| {
+                    core.return_delay(record.deliveries().max(returns))
+                }));
             }
         }
         (tracker.prefix().cloned(), tracker.settled())

@@ -217,6 +217,9 @@ async fn drive_one(
             return Poll::Ready(FlowEnd::Dropped);
         }
         if lane.has(Flag::HALTED) {
+            if planted!("neighbour-cancelled") {
+                return Poll::Ready(FlowEnd::Dropped);
+            }
             let limit = *limit.get_or_insert_with(|| Instant::now() + patience);
             if timer.poll_at(limit, cx).is_ready() {
                 return Poll::Ready(FlowEnd::Dropped);

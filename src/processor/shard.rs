@@ -430,7 +430,11 @@ impl Shard {
                 .map(|lane| {
                     let pipeline = lane.state.pipeline.index;
                     let counts = history.reading(pipeline, &batch.records, ordered, sorted);
-                    LaneBatch::new(batch.clone(), lane.state.clone(), counts)
+                    let own = LaneBatch::new(batch.clone(), lane.state.clone(), counts);
+                    for (index, times) in history.given_back(&batch.records) {
+                        own.returned_before(index, times);
+                    }
+                    own
                 })
                 .collect();
             tracker.push(batch, lanes.clone());

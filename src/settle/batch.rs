@@ -102,6 +102,12 @@ impl LaneBatch {
         })
     }
 
+    /// Record `index` was returned so often before it came again. To be said before it is fed.
+    pub(crate) fn returned_before(&self, index: usize, times: u32) {
+        let times = u64::from(times).min(RETURNS >> RETURNS_SHIFT);
+        self.states[index].fetch_or(times << RETURNS_SHIFT, Ordering::AcqRel);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.states.len()
     }
@@ -161,7 +167,9 @@ impl LaneBatch {
                 return false;
             }
             let undecided = now & PARTS != 0;
-            let returned = now & RETURNED != 0 && !(now & PARTS == 0 && self.lane.has(Flag::FINAL));
+            let returned = now & RETURNED != 0
+                && !planted!("returned-lost-on-restart")
+                && !(now & PARTS == 0 && self.lane.has(Flag::FINAL));
             if !undecided && !returned {
                 return false;
             }

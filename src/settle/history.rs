@@ -1,7 +1,7 @@
 //! How records count in the report: once a pipeline and process life, by their last fate, over all assignments
 //! of their shard, whatever comes again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Fate;
 use super::batch::Count;
@@ -68,6 +68,9 @@ pub(crate) struct History {
     /// before it has heard of the first.
     flying: Vec<BTreeSet<Position>>,
     unordered: bool,
+    /// How often a record was given back in this life, where they are acknowledged one by one: not every such
+    /// source counts deliveries, and the wait between two of them must grow all the same.
+    given_back: BTreeMap<Position, u32>,
     /// A pipeline's records of assignments that are over, and of retired batches.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -80,6 +83,7 @@ impl History {
             again: vec![BTreeSet::new(); pipelines],
             flying: vec![BTreeSet::new(); pipelines],
             unordered: false,
+            given_back: BTreeMap::new(),
             tallies: vec![Tally::default(); pipelines],
         }
     }
@@ -160,6 +164,34 @@ impl History {
     pub(crate) fn confirmed(&mut self, position: &Position) {
         for again in &mut self.again {
             again.remove(position);
+        }
+    }
+
+    /// How often these records were given back before; nothing if none was.
+    pub(crate) fn given_back<'a>(
+        &'a self,
+        records: &'a [Record],
+    ) -> impl Iterator<Item = (usize, u32)> + 'a {
+        let known = if self.given_back.is_empty() { &[] } else { records };
+        known.iter().enumerate().filter_map(|(index, record)| {
+            self.given_back.get(record.position()).map(|times| (index, *times))
+        })
+    }
+
+    /// A record is given back once more; how often that makes.
+    pub(super) fn give_back(&mut self, position: &Position) -> u32 {
+        if self.given_back.len() == REMEMBERED && !self.given_back.contains_key(position) {
+            self.given_back.pop_first();
+        }
+        let times = self.given_back.entry(position.clone()).or_default();
+        *times = times.saturating_add(1);
+        *times
+    }
+
+    /// A record is settled: it is not given back any more.
+    pub(super) fn keep(&mut self, position: &Position) {
+        if !self.given_back.is_empty() {
+            self.given_back.remove(position);
         }
     }
 

@@ -117,6 +117,10 @@ impl Tracker {
 
     /// Everything above the settled prefix, settled or not.
     pub(crate) fn records_in_flight(&self) -> usize {
+        if planted!("settled-not-in-flight") {
+            let open = |e: &Entry| (e.next..e.len()).filter(|i| !e.settled(*i)).count();
+            return self.entries.iter().map(open).sum();
+        }
         self.records
     }
 
@@ -186,7 +190,9 @@ impl Tracker {
                 {
                     entry.next += 1;
                 }
-            } else if entry.lanes.iter().all(|lane| lane.is_through()) {
+            } else if entry.lanes.iter().all(|lane| lane.is_through())
+                || planted!("commit-before-done")
+            {
                 // most often the lanes are through with it: then no record is looked at
                 entry.next = entry.len();
             }
@@ -212,11 +218,12 @@ impl Tracker {
         self.settled > before
     }
 
-    /// Collects what can be acknowledged one by one. `again` gives the delay of a returned record.
+    /// Collects what can be acknowledged one by one. `again` gives the delay of a returned record, by how often it
+    /// has been returned in this life.
     pub(crate) fn collect(
         &mut self,
         history: &mut History,
-        mut again: impl FnMut(&Record) -> std::time::Duration,
+        mut again: impl FnMut(&Record, u32) -> std::time::Duration,
     ) -> Vec<(Position, Ack)> {
         let mut acks = Vec::new();
         let mut position = 0;
@@ -236,11 +243,14 @@ impl Tracker {
                 let Some(fate) = worst else { continue };
                 let record = &entry.batch.records[index];
                 let ack = match fate {
-                    Fate::Returned => Ack::Again { after: again(record) },
+                    Fate::Returned => {
+                        Ack::Again { after: again(record, history.give_back(record.position())) }
+                    }
                     Fate::Faulted => Ack::Faulted,
                     Fate::Done | Fate::Filtered => Ack::Done,
                 };
                 if fate != Fate::Returned {
+                    history.keep(record.position());
                     self.settled += 1;
                     self.prefix = Some((record.position().clone(), record.arrival()));
                 }

@@ -185,11 +185,7 @@ async fn go(sim: &Arc<Sim>, ending: Ending, life: usize) {
                 task.abort();
             }
             let signal = sim.plan.ends_by_signal;
-            sim.world().closed = !signal;
-            let now = sim.world();
-            now.more.notify_waiters();
-            now.processes.iter().for_each(|process| process.news.notify_one());
-            drop(now);
+            sim.world().close(!signal);
             stop(sim, &mut processes, signal, Duration::from_secs(60), "S5").await;
             // the tasks that were aborted, and what the runtime has not yet swept
             for task in aside {

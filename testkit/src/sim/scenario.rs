@@ -91,11 +91,13 @@ impl Scenario {
                 plan.each = true;
                 plan.deadline = rng.pick(&[30, 300].map(Duration::from_secs));
                 plan.guards.timeout = plan.guards.timeout.min(Duration::from_millis(400));
-                if rng.chance(0.3) {
+                if rng.chance(0.4) {
                     // nobody gets more time, and faults wait for their sink: leases run out
-                    plan.raise(Site::Extend, Act::Fail, 0.9);
-                    plan.raise(Site::Faults, Act::Fail, 0.9);
+                    plan.deadline = Duration::from_secs(30);
+                    plan.raise(Site::Extend, Act::Fail, 1.0);
+                    plan.raise(Site::Faults, Act::Fail, 0.95);
                     plan.raise(Site::Handler, Act::Reject, 0.2);
+                    heal_at(plan, Duration::from_secs(120));
                 }
             }
             Scenario::Grouped => {

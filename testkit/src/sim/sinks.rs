@@ -306,7 +306,7 @@ impl Sink<FaultEvent> for FaultSink {
                 self.store(event);
             }
         }
-        sim.gate(Site::Faults, format!("stored")).await;
+        sim.gate(Site::Faults, "stored".to_owned()).await;
         for (index, (event, fate)) in events.iter().zip(&fates).enumerate() {
             fate.note(index, outcomes);
             if matches!(fate, Fate::Done | Fate::Twice) {
@@ -316,7 +316,7 @@ impl Sink<FaultEvent> for FaultSink {
         if act != Act::Ok {
             sim.world().sometimes("fault sink failed");
         }
-        sim.gate(Site::Faults, format!("noted")).await;
+        sim.gate(Site::Faults, "noted".to_owned()).await;
         match act {
             Act::Lost => Err(error(Class::Transient)),
             Act::HangAfter => std::future::pending().await,

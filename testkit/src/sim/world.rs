@@ -350,6 +350,13 @@ impl World {
         self.more.notify_waiters();
     }
 
+    /// Wakes whoever waits for news; there will be none any more, if the source ends here.
+    pub(crate) fn close(&mut self, ends: bool) {
+        self.closed = ends;
+        self.more.notify_waiters();
+        self.processes.iter().for_each(|process| process.news.notify_one());
+    }
+
     /// Gives a shard to a process; whoever had it is stale from now on.
     pub(crate) fn assign(&mut self, shard: usize, to: usize) {
         let now = self.now();
