@@ -54,10 +54,25 @@ pub struct Caps {
     pub extends: bool,
     /// Whether [`Record::deliveries`] counts, over the lives of processes.
     pub counts_deliveries: bool,
+    /// How many records of a shard it hands out before one of them is settled, where it has such a limit.
+    pub unsettled: Option<Unsettled>,
     /// The stream's name, as in [`Record::stream`].
     pub stream: String,
     /// The messaging system, as OpenTelemetry's `messaging.system` names it: `kafka`, `aws_sqs`, `memory`.
     pub system: &'static str,
+}
+
+/// A transport's own limit of what is handed out and not settled.
+///
+/// A processor that may hold more in flight than that would wait for records that never come: a group that is not
+/// full, a limit that is not reached. So `build()` refuses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unsettled {
+    /// So many records of a shard, for this process.
+    pub most: u64,
+    /// What the transport calls it: `max_ack_pending`, `prefetch_count`.
+    pub setting: &'static str,
 }
 
 impl Caps {
@@ -68,6 +83,7 @@ impl Caps {
             deadline: None,
             extends: false,
             counts_deliveries: false,
+            unsettled: None,
             stream: stream.into(),
             system,
         }
@@ -85,6 +101,14 @@ impl Caps {
     #[must_use]
     pub fn with_delivery_counts(mut self) -> Self {
         self.counts_deliveries = true;
+        self
+    }
+
+    /// With a limit of its own for what is handed out and not settled, for a shard of this process; `setting` is
+    /// the transport's word for it.
+    #[must_use]
+    pub fn with_most_unsettled(mut self, most: u64, setting: &'static str) -> Self {
+        self.unsettled = Some(Unsettled { most, setting });
         self
     }
 }

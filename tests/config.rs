@@ -7,6 +7,7 @@ use std::time::Duration;
 use streambreaker::config::Config;
 use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
+use streambreaker::source::{Acknowledge, Caps, Change, Source, SourceError};
 use streambreaker::{BuildError, Processor};
 
 fn config(json: &str) -> Config {
@@ -184,4 +185,37 @@ fn t2_a_plan_above_the_deadline_is_refused_with_a_table() {
     for part in ["the deadline is 10s", "pipeline `slow`", "call", "db", "4 x 5000 ms"] {
         assert!(error.contains(part), "{part} in\n{error}");
     }
+}
+
+/// A source that hands out ten records, and no more before one is settled.
+struct Ten;
+
+#[async_trait::async_trait]
+impl Source for Ten {
+    type Reader = memory::Reader;
+    type Acker = memory::Acker;
+
+    fn caps(&self) -> Caps {
+        Caps::new("ten", "ten", Acknowledge::Each).with_most_unsettled(10, "prefetch")
+    }
+
+    async fn next(&mut self) -> Result<Option<Change<memory::Reader, memory::Acker>>, SourceError> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn more_in_flight_than_the_source_hands_out_is_refused_by_the_name_of_its_setting() {
+    let build = |records| {
+        Processor::builder("p")
+            .source(Ten)
+            .faults(memory::faults())
+            .in_flight(records, 1 << 20)
+            .pipeline("all", |flow| flow.json::<u64>())
+            .build()
+    };
+    assert!(build(10).is_ok());
+    let text = build(11).unwrap_err().to_string();
+    assert!(text.contains("in_flight is 11 records, of which the source hands out 10"), "{text}");
+    assert!(text.contains("a larger `prefetch`"), "{text}");
 }

@@ -164,6 +164,36 @@ async fn i10_a_record_that_kills_the_process_becomes_a_fault_and_its_neighbours_
 }
 
 #[tokio::test(start_paused = true)]
+async fn i10_what_was_given_back_again_and_again_is_no_crash_loop() {
+    let stream = numbers(20, 1);
+    stream.close();
+    let faults = memory::faults();
+    let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let well = up.clone();
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(Duration::from_secs(30)))
+        .faults(faults.clone())
+        .max_deliveries(4)
+        .pipeline("all", move |flow| {
+            let up = up.clone();
+            flow.json::<u64>().parallel(8, &db, async move |_: &Event<u64>| {
+                if up.load(Ordering::Relaxed) { Ok(()) } else { Err("down").transient() }
+            })
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    // an outage in which each is given back far more often than four times
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    well.store(true, Ordering::Relaxed);
+    let report = run.await.unwrap().unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.faulted), (20, 0), "{report}");
+    assert!(faults.events().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn i7_dropping_the_run_frees_what_it_held_for_the_next_run() {
     let stream = numbers(100, 2);
     stream.close();

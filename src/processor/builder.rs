@@ -556,6 +556,20 @@ impl ProcessorBuilder {
                 refuse(field, found, "at least one of each");
             }
         }
+        if let Some(theirs) = caps.and_then(|caps| caps.unsettled) {
+            let most = self.limits.records.min(self.total.records) as u64;
+            if most > theirs.most {
+                refuse(
+                    "in_flight",
+                    format!("{most} records, of which the source hands out {}", theirs.most),
+                    &format!(
+                        "at most {}, by `.in_flight(..)`, or a larger `{}` of the source: beyond it nothing more comes, \
+                         and a stage that waits for more waits in vain",
+                        theirs.most, theirs.setting
+                    ),
+                );
+            }
+        }
         for (field, span) in [
             ("commit interval", self.commit.every),
             ("commit_timeout", self.commit.timeout),

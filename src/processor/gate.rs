@@ -2,6 +2,8 @@
 //! killed the process before.
 //!
 //! A record that was delivered again and again without anybody deciding on it may be what kills the process.
+//! A broker that counts deliveries counts those too after which it was given back on purpose, in an outage say; so
+//! a record that this life of the process has had before is none: it outlived it.
 //! From half of the allowed deliveries on, such records run one at a time in the whole process, each
 //! committed before the next begins, so that only the guilty one goes on to be counted; and one life of a
 //! process faults at most one of them a shard, the oldest.
@@ -14,7 +16,7 @@ use crate::error::{Class, StepError};
 use crate::fault::{FaultList, Refusal, hand_over};
 use crate::flow::Entry;
 use crate::record::{Position, Record, ShardId};
-use crate::settle::{Batch, Fate, Flag, LaneBatch};
+use crate::settle::{Batch, Count, Fate, Flag, LaneBatch};
 use crate::source::UNREADABLE;
 use crate::unit::Lineage;
 
@@ -146,19 +148,30 @@ impl Gate {
 }
 
 impl GateKeeper {
-    /// Whether a batch of these records has to be gated.
-    pub(crate) fn concerns(&self, records: &[Record]) -> bool {
+    /// Whether a batch of these records has to be gated, and whether one of them may be what kills the process.
+    pub(crate) fn concerns(
+        &self,
+        records: &[Record],
+        counts: &[Option<Box<[Count]>>],
+    ) -> (bool, bool) {
         // the lock once a batch, not a record: hardly ever is there anything to skip
         let skips = self.gate.skips_any();
-        records.iter().any(|record| {
-            record.header(UNREADABLE).is_some()
-                || self.suspects(record)
-                || (skips && self.gate.is_skipped(record))
-        })
+        let is_new = |index: usize| {
+            counts.iter().any(|lane| lane.as_ref().is_none_or(|counts| counts[index] == Count::New))
+        };
+        let (mut gated, mut suspect) = (false, false);
+        for (index, record) in records.iter().enumerate() {
+            let suspected = self.suspects(record) && is_new(index);
+            suspect |= suspected;
+            gated |= suspected
+                || record.header(UNREADABLE).is_some()
+                || (skips && self.gate.is_skipped(record));
+        }
+        (gated, suspect)
     }
 
-    /// Whether the record may be what kills the process.
-    pub(crate) fn suspects(&self, record: &Record) -> bool {
+    /// Whether the record may be what kills the process: as far as its deliveries say.
+    fn suspects(&self, record: &Record) -> bool {
         self.max_deliveries.is_some_and(|most| record.deliveries() >= suspect_from(most))
     }
 
@@ -182,7 +195,10 @@ impl GateKeeper {
             let error = StepError::new(Class::Skipped, "skipped by an operator");
             Some(error.with_name("Skipped"))
         } else {
+            // what this life has seen before did not kill it: its deliveries were decisions, to give it back
+            let seen = batch.count(index as usize) != Count::New;
             match self.max_deliveries {
+                _ if seen => None,
                 Some(most) if record.deliveries() >= most && !self.gave_up => {
                     self.gave_up = true;
                     let text = format!(

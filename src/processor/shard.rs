@@ -409,27 +409,31 @@ impl Shard {
             _ => None,
         };
         let deadline = own.into_iter().chain(self.until).min();
-        let gated = self.lanes.first().is_some_and(|lane| lane.keeper.concerns(&records));
-        if gated && records.iter().any(|record| self.lanes[0].keeper.suspects(record)) {
-            self.progress().suspect = true;
-        }
         self.core.note_passed_by(&self.id, &records);
-        let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
         // a finite batch says nothing of what its host gave before
         let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
-        let lanes: Vec<Arc<LaneBatch>> = {
+        let (lanes, suspect) = {
             let mut tracker = self.tracker();
             if tracker.is_closed() {
                 return;
             }
             let mut history = self.history();
-            let sorted = are_sorted(&batch.records);
+            let sorted = are_sorted(&records);
+            let counts: Vec<_> = self
+                .lanes
+                .iter()
+                .map(|lane| history.reading(lane.state.pipeline.index, &records, ordered, sorted))
+                .collect();
+            let (gated, suspect) = self
+                .lanes
+                .first()
+                .map_or((false, false), |lane| lane.keeper.concerns(&records, &counts));
+            let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
             let lanes: Vec<_> = self
                 .lanes
                 .iter()
-                .map(|lane| {
-                    let pipeline = lane.state.pipeline.index;
-                    let counts = history.reading(pipeline, &batch.records, ordered, sorted);
+                .zip(counts)
+                .map(|(lane, counts)| {
                     let own = LaneBatch::new(batch.clone(), lane.state.clone(), counts);
                     for (index, times) in history.given_back(&batch.records) {
                         own.returned_before(index, times);
@@ -438,8 +442,11 @@ impl Shard {
                 })
                 .collect();
             tracker.push(batch, lanes.clone());
-            lanes
+            (lanes, suspect)
         };
+        if suspect {
+            self.progress().suspect = true;
+        }
         self.note_in_flight();
         // from now on somebody has to look in time, and without lanes at once
         self.signal.notify_one();
