@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Attempt, Verdict, fault_depth};
+use super::flood::Verdict;
+use super::{Attempt, fault_depth};
 use crate::error::{Class, StepError};
 use crate::record::{Delivery, Timestamp};
 use crate::settle::{Fate, Flag, LaneState, StageInfo};
@@ -167,7 +168,7 @@ pub(crate) fn hand_over(
         .is_some_and(|record| matches!(record.delivery(), Delivery::Resubmit { .. }));
     let counts = counts && !resubmitted && error.class() != Class::Skipped;
     let records = u32::try_from(lineage.len()).unwrap_or(u32::MAX);
-    if counts && lane.pipeline.flood.judge_records(Instant::now(), records) == Verdict::Return {
+    if counts && lane.pipeline.flood.judge(Instant::now(), records) == Verdict::Return {
         metrics::counter!(
             "streambreaker_flood_returned_total",
             "pipeline" => lane.pipeline.name.clone()
