@@ -1,0 +1,49 @@
+//! Settlement as a state machine, against a model that knows neither words nor batches.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Notify;
+
+use super::{Batch, LaneState, PipelineInfo};
+use crate::clock::SystemClock;
+use crate::envelope::JsonEnvelope;
+use crate::fault::{FaultList, FloodGuard, Floodgate};
+use crate::record::{Position, Record, ShardId};
+
+mod machine;
+mod model;
+
+/// Lanes of one shard, one a pipeline.
+pub(crate) fn lanes(n: usize) -> Vec<Arc<LaneState>> {
+    let faults = Arc::new(FaultList::default());
+    let signal = Arc::new(Notify::new());
+    let lane = |index| {
+        let info = PipelineInfo {
+            name: format!("q{index}"),
+            index,
+            processor: "p".to_owned(),
+            formerly: Vec::new(),
+            stages: OnceLock::new(),
+            flood: Floodgate::new(FloodGuard::off(), "p", "q"),
+            restarts: Default::default(),
+            paused: Default::default(),
+            settings: OnceLock::new(),
+            lines: Default::default(),
+        };
+        LaneState::new(
+            Arc::new(info),
+            "s".into(),
+            ShardId::new("0"),
+            faults.clone(),
+            Arc::new(SystemClock),
+            signal.clone(),
+        )
+    };
+    (0..n).map(lane).collect()
+}
+
+pub(crate) fn batch(from: u64, n: usize) -> Arc<Batch> {
+    let records =
+        (from..from + n as u64).map(|at| Record::new("s", "0", Position::from(at), "x")).collect();
+    Batch::new(records, Arc::new(JsonEnvelope::new()), None, false)
+}
