@@ -330,7 +330,14 @@ impl Circuit {
         inner.probes_out = 0;
         inner.probes_good = 0;
         match to {
-            BreakerState::Open => inner.opened += 1,
+            BreakerState::Open => {
+                inner.opened += 1;
+                // what has been counted is still shown, and late results find another tag
+                for slot in &self.goods {
+                    let kept = slot.load(Ordering::Relaxed) & !tag(u64::MAX, 0);
+                    slot.store(kept | tag(generation << 2, 0), Ordering::Relaxed);
+                }
+            }
             BreakerState::HalfOpen => {}
             BreakerState::Closed => {
                 inner.ticks = [None; SLOTS];

@@ -339,4 +339,8 @@ impl fmt::Debug for Resource {
 }
 
 #[cfg(test)]
+mod circuit_model;
+#[cfg(test)]
+mod rate_model;
+#[cfg(test)]
 mod tests;
