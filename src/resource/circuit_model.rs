@@ -288,7 +288,7 @@ impl StateMachineTest for Real {
         assert_eq!((status.control, status.opened), (model.control, model.opened));
         let timed = model.state == BreakerState::Open && model.control == BreakerControl::Auto;
         let left = Duration::from_nanos(model.probes_at.saturating_sub(model.now));
-        assert_eq!(status.probes_in_seconds, timed.then(|| left.as_secs_f64()));
+        assert_eq!(status.probes_in_seconds, timed.then_some(left.as_secs_f64()));
     }
 }
 

@@ -77,7 +77,7 @@ impl Settlement {
             }
             Mode::Each => {
                 let after = std::time::Duration::from_secs(7);
-                let acks = self.tracker.collect(&mut self.history, |_| after);
+                let acks = self.tracker.collect(&mut self.history, |_, _| after);
                 let number = |at: &Position| at.as_u64().expect("a number");
                 self.acks.extend(acks.into_iter().map(|(at, ack)| (number(&at), ack)));
             }
@@ -225,7 +225,7 @@ impl StateMachineTest for Settlement {
         }
 
         if model.mode == Mode::Each {
-            let mut acks: Vec<_> = real.acks.iter().map(|(at, ack)| (*at, ack.clone())).collect();
+            let mut acks = real.acks.clone();
             acks.sort_by_key(|(at, _)| *at);
             let expected: Vec<_> = model
                 .entries
