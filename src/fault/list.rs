@@ -4,8 +4,7 @@
 //! event, so a dead fault sink is back-pressure, not loss.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,6 +14,8 @@ use super::{Attempt, fault_depth};
 use crate::error::{Class, StepError};
 use crate::record::{Delivery, Timestamp};
 use crate::settle::{Fate, Flag, LaneState, StageInfo};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::unit::{Held, Lineage};
 
 /// A fault about a fault about a fault is returned instead: somebody reads his own faults.

@@ -6,8 +6,7 @@
 //! a late result cannot count where it does not belong (rule B3). All else is rare and takes the lock.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -17,6 +16,8 @@ use tokio::time::Instant;
 use super::breaker::{Breaker, OnOpen};
 use super::pass::{Pass, ProbeEnd};
 use super::state::{BreakerControl, BreakerState, BreakerStatus};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The circuit did not let a call through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

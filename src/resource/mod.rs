@@ -344,3 +344,5 @@ mod circuit_model;
 mod rate_model;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, shuttle))]
+mod threads;

@@ -5,14 +5,15 @@
 //! cannot be spent, and it is what lets a limiter keep its rate although timers wake up to a
 //! millisecond late: the token that fills while a waiter oversleeps is not lost at the brim.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config::ConfigError;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A rate of attempts: in *every* window of the period at most `n` + [burst](Rate::burst) of them start,
 /// retries included, for all units of the resource in this process together.

@@ -1,6 +1,6 @@
 //! From what the builder was told to a processor.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -53,8 +53,8 @@ impl ProcessorBuilder {
                 stages: OnceLock::new(),
                 settings: OnceLock::new(),
                 flood: Floodgate::new(flood, &*self.name, &*spec.name),
-                restarts: AtomicU64::new(0),
-                paused: AtomicBool::new(false),
+                restarts: Default::default(),
+                paused: Default::default(),
                 lines: Lines::default(),
             });
             // once to learn the names of the stages, and once more with what is configured for them

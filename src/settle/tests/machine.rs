@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest_state_machine::{StateMachineTest, prop_state_machine};
 
 use super::model::{Mode, Model, Step};
-use super::{batch, lanes};
+use super::{Shared, batch};
 use crate::record::{Position, Record};
 use crate::settle::{
     Fate, Flag, History, LaneBatch, LaneState, Tally, Ticket, Tracker, are_sorted,
@@ -90,7 +90,7 @@ impl StateMachineTest for Settlement {
     type Reference = Model;
 
     fn init_test(model: &Model) -> Self {
-        let lanes = lanes(model.lanes);
+        let Shared { lanes, .. } = Shared::new(model.lanes);
         if model.mode != Mode::Prefix {
             lanes.iter().for_each(|lane| lane.raise(Flag::FINAL));
         }
@@ -146,7 +146,7 @@ impl StateMachineTest for Settlement {
                 let in_flight = (real.tracker.records_in_flight(), real.tracker.bytes_in_flight());
                 assert_eq!(in_flight, (0, 0));
                 real.tracker = Tracker::new(false);
-                real.lanes = lanes(model.lanes);
+                real.lanes = Shared::new(model.lanes).lanes;
                 real.batches.clear();
                 for list in [&mut real.parts, &mut real.held, &mut real.late] {
                     list.clear();

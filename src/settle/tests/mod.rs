@@ -13,33 +13,41 @@ use crate::record::{Position, Record, ShardId};
 mod machine;
 mod model;
 
-/// Lanes of one shard, one a pipeline.
-pub(crate) fn lanes(n: usize) -> Vec<Arc<LaneState>> {
-    let faults = Arc::new(FaultList::default());
-    let signal = Arc::new(Notify::new());
-    let lane = |index| {
-        let info = PipelineInfo {
-            name: format!("q{index}"),
-            index,
-            processor: "p".to_owned(),
-            formerly: Vec::new(),
-            stages: OnceLock::new(),
-            flood: Floodgate::new(FloodGuard::off(), "p", "q"),
-            restarts: Default::default(),
-            paused: Default::default(),
-            settings: OnceLock::new(),
-            lines: Default::default(),
+/// What the lanes of one shard share, and they themselves: one a pipeline.
+pub(crate) struct Shared {
+    pub(crate) lanes: Vec<Arc<LaneState>>,
+    pub(crate) faults: Arc<FaultList>,
+    pub(crate) signal: Arc<Notify>,
+}
+
+impl Shared {
+    pub(crate) fn new(lanes: usize) -> Self {
+        let faults = Arc::new(FaultList::default());
+        let signal = Arc::new(Notify::new());
+        let lane = |index| {
+            let info = PipelineInfo {
+                name: format!("q{index}"),
+                index,
+                processor: "p".to_owned(),
+                formerly: Vec::new(),
+                stages: OnceLock::new(),
+                flood: Floodgate::new(FloodGuard::off(), "p", "q"),
+                restarts: Default::default(),
+                paused: Default::default(),
+                settings: OnceLock::new(),
+                lines: Default::default(),
+            };
+            LaneState::new(
+                Arc::new(info),
+                "s".into(),
+                ShardId::new("0"),
+                faults.clone(),
+                Arc::new(SystemClock),
+                signal.clone(),
+            )
         };
-        LaneState::new(
-            Arc::new(info),
-            "s".into(),
-            ShardId::new("0"),
-            faults.clone(),
-            Arc::new(SystemClock),
-            signal.clone(),
-        )
-    };
-    (0..n).map(lane).collect()
+        Self { lanes: (0..lanes).map(lane).collect(), faults, signal }
+    }
 }
 
 pub(crate) fn batch(from: u64, n: usize) -> Arc<Batch> {
