@@ -16,7 +16,9 @@ mod model;
 /// What the lanes of one shard share, and they themselves: one a pipeline.
 pub(crate) struct Shared {
     pub(crate) lanes: Vec<Arc<LaneState>>,
+    #[cfg_attr(not(shuttle), expect(dead_code, reason = "for `threads`"))]
     pub(crate) faults: Arc<FaultList>,
+    #[cfg_attr(not(shuttle), expect(dead_code, reason = "for `threads`"))]
     pub(crate) signal: Arc<Notify>,
 }
 
