@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use streambreaker::memory::{Consumer, Inject, Stream};
+use streambreaker::memory::{self, Collect, Consumer, Inject, Stream, Verdict};
 use streambreaker::record::{Headers, Timestamp};
-use streambreaker::{BoxError, Position, Record};
-use streambreaker_testkit::source_suite;
-use streambreaker_testkit::suite::Harness;
+use streambreaker::sink::Limits;
+use streambreaker::{BoxError, FaultEvent, Position, Record};
+use streambreaker_testkit::suite::sink::{self, SinkHarness};
 use streambreaker_testkit::suite::source::{Cannot, Message, SourceHarness};
+use streambreaker_testkit::suite::{Harness, fault_sink};
+use streambreaker_testkit::{fault_sink_suite, sink_suite, source_suite};
 
 const GROUP: &str = "suite";
 
@@ -82,3 +84,100 @@ impl SourceHarness for Memory {
 source_suite!(by_position: memory(|consumer| consumer));
 source_suite!(by_position_counting: memory(Consumer::counting));
 source_suite!(one_by_one: memory(|consumer| consumer.each(Duration::from_secs(30))));
+
+/// What is written to memory: text, or faults.
+struct Collected<T>(Collect<T>);
+
+impl<T: Send + Sync + 'static> Harness for Collected<T> {}
+
+fn collected() -> Collected<String> {
+    let sink = Collect::sized(String::len).with_limits(Limits::items(120).with_bytes(20_000));
+    sink.decide(|_, item: &String| match item.contains("reject") {
+        true => Verdict::Reject,
+        false => Verdict::Done,
+    });
+    Collected(sink)
+}
+
+impl SinkHarness for Collected<String> {
+    type Item = String;
+    type Sink = Collect<String>;
+
+    fn cannot(&self) -> Vec<sink::Cannot> {
+        vec![sink::Cannot::Deduplicate]
+    }
+
+    fn item(&self, n: usize) -> String {
+        format!("item {n}")
+    }
+
+    fn hostile(&self) -> Vec<String> {
+        vec![String::new(), "\0\n\r\u{feff}".into(), "reject this".into(), "x".repeat(20_000)]
+    }
+
+    async fn sink(&self) -> Result<Collect<String>, BoxError> {
+        Ok(self.0.clone())
+    }
+
+    async fn stored(&self) -> Result<Vec<String>, BoxError> {
+        Ok(self.0.items())
+    }
+
+    fn too_large(&self) -> Option<String> {
+        Some("x".repeat(20_001))
+    }
+
+    fn rejected(&self) -> Option<String> {
+        Some("reject".into())
+    }
+
+    async fn down(&self) -> Result<(), BoxError> {
+        self.0.down();
+        Ok(())
+    }
+
+    async fn up(&self) -> Result<(), BoxError> {
+        self.0.up();
+        Ok(())
+    }
+}
+
+impl SinkHarness for Collected<FaultEvent> {
+    type Item = FaultEvent;
+    type Sink = Collect<FaultEvent>;
+
+    fn cannot(&self) -> Vec<sink::Cannot> {
+        vec![sink::Cannot::Deduplicate, sink::Cannot::Reject]
+    }
+
+    fn item(&self, n: usize) -> FaultEvent {
+        fault_sink::fault(n)
+    }
+
+    async fn sink(&self) -> Result<Collect<FaultEvent>, BoxError> {
+        Ok(self.0.clone())
+    }
+
+    async fn stored(&self) -> Result<Vec<FaultEvent>, BoxError> {
+        Ok(self.0.events())
+    }
+
+    fn too_large(&self) -> Option<FaultEvent> {
+        Some(fault_sink::group(2, 2 << 20))
+    }
+
+    async fn down(&self) -> Result<(), BoxError> {
+        self.0.down();
+        Ok(())
+    }
+
+    async fn up(&self) -> Result<(), BoxError> {
+        self.0.up();
+        Ok(())
+    }
+}
+
+sink_suite!(collect: collected());
+fault_sink_suite!(faults: Collected(
+    memory::faults().with_limits(Limits::items(1_000).with_bytes(2 << 20))
+));
