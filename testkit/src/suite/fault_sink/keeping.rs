@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streambreaker::fault::{FaultEvent, FaultRecord, Fit, Hold, fit};
-use streambreaker::memory::Stream;
+use streambreaker::fault::{FaultEvent, FaultRecord};
+use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
 use streambreaker::{Position, Sink};
 
@@ -104,7 +104,7 @@ pub async fn f6_a_size_counts_all_that_the_records_hold<H: SinkHarness<Item = Fa
     }
 }
 
-/// A fault above the limit is split by record, and every part is taken: none is lost, the order is kept.
+/// A group whose fault is above the limit is stored in parts: none of its records is lost, the order is kept.
 pub async fn f6_a_fault_too_large_is_stored_in_parts<H: SinkHarness<Item = FaultEvent>>(
     harness: &H,
 ) {
@@ -113,31 +113,38 @@ pub async fn f6_a_fault_too_large_is_stored_in_parts<H: SinkHarness<Item = Fault
     if limit > 256 << 20 {
         return state("has no limit in bytes that a fault would reach");
     }
-    let whole = group(12, limit / 8);
+    let (size, whole) = (limit / 8, group(12, limit / 8));
     assert!(
         sink.size(&whole) > limit,
         "F6: a fault of more than {limit} bytes has a size below it"
     );
-    let mut parts = Vec::new();
-    for part in fit(whole.clone(), limit, |fault| sink.size(fault), &Hold).await {
-        match part {
-            Fit::Send(part) => parts.push(part),
-            other => panic!("F6: a record of an eighth of the limit does not fit: {other:?}"),
-        }
-    }
-    assert!(parts.len() > 1);
-    for part in &parts {
-        write_all(&sink, std::slice::from_ref(part)).await;
-    }
+    let records: Vec<FaultRecord> = whole.records;
+    let processor = Processor::builder("suite")
+        .source(memory::records(records.iter().map(|r| r.record.clone())).expect("they go up"))
+        .faults(sink)
+        .in_flight(100, 64 * size)
+        .pipeline("all", |flow| {
+            flow.group_by(|_| (), Window::items(12).bytes(usize::MAX))
+                .try_map(|_| Err::<(), _>("a group that nobody takes").fault())
+        })
+        .build()
+        .unwrap_or_else(|error| panic!("the suite's processor: {error}"));
+    let run = tokio::time::timeout(harness.time().patience(), processor.run(Shutdown::never()));
+    let report = run
+        .await
+        .unwrap_or_else(|_| panic!("F6: the fault of a group is too large, and is never stored"))
+        .unwrap_or_else(|error| panic!("the processor ends with {error}"));
+    assert_eq!(report.pipelines["all"].faulted, 12, "{report}");
     let Some(stored) = read_back(harness).await else { return };
     let mut found = BTreeMap::new();
     for event in &stored {
-        if let Some(part) = event.part.filter(|part| part.of == whole.id) {
-            found.insert(part.first, event.records.clone());
-        }
+        let part = event.part.unwrap_or_else(|| panic!("F6: not a part of the whole: {event:?}"));
+        assert_eq!(part.total, 12, "F6: a part of another whole");
+        found.insert(part.first, event.records.clone());
     }
-    let records: Vec<FaultRecord> = found.into_values().flatten().collect();
-    assert!(records == whole.records, "F6: the parts do not make the whole");
+    assert!(found.len() > 1, "F6: more than the limit in one");
+    let found: Vec<FaultRecord> = found.into_values().flatten().collect();
+    assert!(found == records, "F6: the parts do not make the whole");
 }
 
 fn processor<H: SinkHarness<Item = FaultEvent>>(stream: &Stream, sink: H::Sink) -> Processor {

@@ -55,7 +55,7 @@ async fn come_as_they_were<H: SourceHarness>(harness: &H, messages: &[Message]) 
             ("key", got.key != message.key),
             ("headers", got.headers != message.headers),
         ];
-        for (what, _) in differs.iter().filter(|(_, differs)| *differs) {
+        if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
             panic!(
                 "the {what} of message {n} came changed: published {}, came {}",
                 show(message),

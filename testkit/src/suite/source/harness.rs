@@ -41,6 +41,17 @@ impl Message {
     }
 }
 
+macro_rules! of_payload {
+    ($($type:ty),*) => {$(
+        impl From<$type> for Message {
+            fn from(payload: $type) -> Self {
+                Self::new(payload)
+            }
+        }
+    )*};
+}
+of_payload!(&'static str, String, Vec<u8>, Bytes);
+
 /// What a transport, or its harness, cannot do. Stated by the tests, and checked where that can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
