@@ -100,7 +100,9 @@ async fn a_failed_assertion_says_what_differs() {
     assert!(text.contains("records at 2"), "{text}");
 
     let effects = Effects::new();
-    [("a", 1), ("b", 1), ("a", 3), ("a", 2)].map(|effect| effects.note(effect));
+    for effect in [("a", 1), ("b", 1), ("a", 3), ("a", 2)] {
+        effects.note(effect);
+    }
     effects.assert_in_any_order([("a", 1), ("a", 2), ("a", 3), ("b", 1)]);
     let text = said(|| effects.assert_in_any_order([("a", 1), ("a", 1), ("a", 2), ("b", 1)]));
     assert!(text.contains(r#"missing: [("a", 1)]"#) && text.contains(r#"[("a", 3)]"#), "{text}");

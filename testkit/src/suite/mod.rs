@@ -1,10 +1,11 @@
-//! Conformance suites: what a transport must keep, as tests with names.
+//! Conformance suites: what a transport or a stage must keep, as tests with names.
 //!
 //! | suite | for |
 //! |---|---|
 //! | [`source_suite!`](crate::source_suite) | a [`Source`](streambreaker::Source), with its readers and ackers |
 //! | [`sink_suite!`](crate::sink_suite) | a [`Sink`](streambreaker::Sink) of anything |
 //! | [`fault_sink_suite!`](crate::fault_sink_suite) | a sink of fault events |
+//! | [`stage_suite!`](crate::stage_suite) | a [`Stage`](streambreaker::Stage): a combinator of one's own |
 //!
 //! Each takes a *harness*: what makes a stream, a destination or a flow for one test, and tells the suite what
 //! there is to know about it. A suite makes a module with one test for each rule, so that a run reads
@@ -20,6 +21,7 @@ mod check;
 pub mod fault_sink;
 pub mod sink;
 pub mod source;
+pub mod stage;
 
 pub use self::check::{Harness, Time, check};
 

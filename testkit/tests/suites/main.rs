@@ -4,6 +4,7 @@
 
 mod sinks;
 mod sources;
+mod stages;
 
 /// Whether a rule panics. The message is hidden: it is expected.
 fn fails(rule: impl FnOnce()) -> bool {
