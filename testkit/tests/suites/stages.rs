@@ -137,8 +137,11 @@ impl<S: Stage<Out = Received>> Stage for Calls<S> {
         let this = &mut *self;
         let mut passed = 0;
         loop {
-            if let Some(unit) = this.poll_running(cx) {
-                return Poll::Ready(Some(unit));
+            // what was started in this call is seen at the next one, if there is one
+            if passed == 0 || this.broken != LosesTheLastWakeUp {
+                if let Some(unit) = this.poll_running(cx) {
+                    return Poll::Ready(Some(unit));
+                }
             }
             if passed >= 256 && this.broken != NeverYields {
                 this.above.as_mut().poll_progress(cx);
@@ -179,20 +182,6 @@ impl<S: Stage<Out = Received>> Stage for Calls<S> {
                     }
                     return Poll::Pending;
                 }
-            }
-            if this.broken == LosesTheLastWakeUp && passed > 0 && !this.over {
-                return match this.above.as_mut().poll_next(cx) {
-                    Poll::Ready(Some(unit)) => {
-                        this.waiting.push_back(unit);
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    Poll::Ready(None) => {
-                        this.over = true;
-                        Poll::Pending
-                    }
-                    Poll::Pending => Poll::Pending,
-                };
             }
         }
     }

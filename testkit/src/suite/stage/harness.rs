@@ -52,6 +52,8 @@ impl Shape {
 pub(super) enum Does {
     Ready,
     Sleep(Duration),
+    /// So many sleeps of a millisecond, one after the other.
+    Steps(u32),
     Hang,
     /// The first few go on as long as they are let, the others need a little.
     Hog {
@@ -88,6 +90,11 @@ impl Work {
         match self.does {
             Does::Ready => {}
             Does::Sleep(span) => tokio::time::sleep(span).await,
+            Does::Steps(steps) => {
+                for _ in 0..steps {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
             Does::Hang => std::future::pending().await,
             Does::Hog { hogs } => {
                 for _ in 0..if n < hogs { 20_000 } else { 300 } {

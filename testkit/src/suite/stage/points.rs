@@ -64,16 +64,23 @@ pub async fn p1_whoever_returns_pending_has_polled_what_lies_above_it_in_the_sam
 
 /// Polled only when it was woken, it comes to its end.
 pub async fn p2_no_wake_up_is_lost_whatever_the_units_do<H: StageHarness>(harness: &H) {
-    for does in [Does::Ready, Does::Sleep(MS), Does::Sleep(7 * MS), Does::Hang] {
+    let units = [Does::Ready, Does::Sleep(MS), Does::Sleep(7 * MS), Does::Hang];
+    // the end comes by itself, or in the same turn as the last unit
+    for (does, apart) in units.into_iter().flat_map(|does| [(does, true), (does, false)]) {
         let mut rig = rig(harness, 30, &Work::new(does)).await;
         let script = rig.script.clone();
         // units come one by one and in threes, and then no more
         let feed = tokio::spawn(async move {
             for step in 0..15 {
+                if step == 14 && !apart {
+                    script.end_quietly();
+                }
                 script.allow(if step % 2 == 0 { 1 } else { 3 });
                 tokio::time::sleep(3 * MS).await;
             }
-            script.end();
+            if apart {
+                script.end();
+            }
         });
         let took = rig.to_the_end(Duration::from_secs(60)).await;
         assert!(took.is_some(), "point 2: a wake-up is lost, and it hangs (units {does:?})");
@@ -89,7 +96,7 @@ pub async fn p2_work_that_only_poll_progress_sees_is_finished_and_kept<H: StageH
     if !calls(harness) {
         return;
     }
-    let work = Work::new(Does::Sleep(5 * MS));
+    let work = Work::new(Does::Steps(5));
     let mut rig = rig(harness, 4, &work).await;
     rig.script.allow(2);
     rig.script.end_quietly();
@@ -100,6 +107,7 @@ pub async fn p2_work_that_only_poll_progress_sees_is_finished_and_kept<H: StageH
             break;
         }
     }
+    assert!(!work.ended().is_empty(), "point 2: what runs does not go on by `poll_progress`");
     let before = Instant::now();
     let next = rig.next();
     assert_eq!(next, Poll::Ready(Some(())), "point 2: what was running is not there");
