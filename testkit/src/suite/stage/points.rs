@@ -53,7 +53,7 @@ pub async fn p1_whoever_returns_pending_has_polled_what_lies_above_it_in_the_sam
             rig.turn().await;
         }
         // what is full asks by poll_progress
-        if harness.shape().calls && does == Does::Hang {
+        if harness.shape().takes < 40 && does == Does::Hang {
             assert!(
                 rig.script.progresses() > 0,
                 "point 1: full, it does not let go on what lies above"

@@ -225,6 +225,8 @@ impl Rig {
     /// Waits for a wake-up; false if none came within `limit`.
     pub(super) async fn wait(&self, limit: Duration) -> bool {
         let begin = tokio::time::Instant::now();
+        // what has used up the scheduler's budget is woken at the end of a turn, in no time
+        tokio::task::yield_now().await;
         while self.count.0.load(Ordering::Relaxed) == 0 {
             if begin.elapsed() >= limit {
                 return false;
