@@ -149,8 +149,7 @@ async fn what_is_not_idempotent_or_depends_on_order_is_seen() {
         })
         .run()
         .await;
-        let sum = *sum.lock().unwrap();
-        sum
+        *sum.lock().unwrap()
     };
     let run = AssertUnwindSafe(same_however_fed(["1", "2"], sums)).catch_unwind().await;
     let text = *run.unwrap_err().downcast::<String>().unwrap();
@@ -168,8 +167,7 @@ async fn what_is_not_idempotent_or_depends_on_order_is_seen() {
         })
         .run()
         .await;
-        let rows = rows.lock().unwrap().clone();
-        rows
+        rows.lock().unwrap().clone()
     };
     let run = AssertUnwindSafe(same_however_fed(["1", "2", "3"], last)).catch_unwind().await;
     let text = *run.unwrap_err().downcast::<String>().unwrap();

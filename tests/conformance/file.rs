@@ -109,17 +109,17 @@ impl<T: 'static> Harness for Appended<T> {
 }
 
 /// A line as it is, unless it is unfit.
-fn encode(item: &String) -> Result<Vec<u8>, StepError> {
+fn encode(item: &str) -> Result<Vec<u8>, StepError> {
     match item.contains("unfit") {
         true => Err("it is unfit").fault(),
-        false => Ok(item.clone().into_bytes()),
+        false => Ok(item.as_bytes().to_vec()),
     }
 }
 
 fn appended() -> Appended<String> {
     Appended {
         dir: directory(),
-        open: |path| Ok(Lines::open(path, encode)?),
+        open: |path| Ok(Lines::open(path, |item: &String| encode(item))?),
         read: |path| Ok(std::fs::read_to_string(path)?.lines().map(str::to_owned).collect()),
     }
 }

@@ -47,8 +47,7 @@ const SHUFFLES: u64 = 8;
 ///     .run()
 ///     .await
 ///     .assert_no_faults();
-///     let view = view.lock().unwrap().clone();
-///     view
+///     view.lock().unwrap().clone()
 /// })
 /// .await;
 /// # }

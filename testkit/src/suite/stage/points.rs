@@ -82,7 +82,7 @@ pub async fn p2_no_wake_up_is_lost_whatever_the_units_do<H: StageHarness>(harnes
                 script.end();
             }
         });
-        let took = rig.to_the_end(Duration::from_secs(60)).await;
+        let took = rig.drive(Duration::from_secs(60)).await;
         assert!(took.is_some(), "point 2: a wake-up is lost, and it hangs (units {does:?})");
         assert!(feed.await.is_ok());
         assert_eq!(rig.script.handed(), 29, "it ended before its input did");
@@ -147,7 +147,7 @@ pub async fn p3_poll_progress_starts_nothing_and_takes_nothing<H: StageHarness>(
         );
         // and all goes on after it
         rig.script.end();
-        let took = rig.to_the_end(Duration::from_secs(60)).await;
+        let took = rig.drive(Duration::from_secs(60)).await;
         assert!(took.is_some(), "point 2: after `poll_progress` it hangs (units {does:?})");
         assert_eq!(rig.script.handed(), 34);
     }
@@ -203,7 +203,7 @@ pub async fn p6_units_that_use_up_the_budget_do_not_starve_the_others<H: StageHa
     let mut rig = rig_of(harness, payloads, &work).await;
     rig.script.allow(2 * n);
     rig.script.end_quietly();
-    let took = rig.to_the_end(Duration::from_secs(60)).await;
+    let took = rig.drive(Duration::from_secs(60)).await;
     assert!(took.is_some(), "point 2: it hangs when the scheduler's budget is used up");
     let ended = work.ended();
     let first = ended.iter().position(|n| *n < hogs).unwrap_or(ended.len());
@@ -254,7 +254,7 @@ pub async fn o11_a_unit_that_follows_another_of_its_key_meets_its_timeout<H: Sta
     let mut rig = rig_of(harness, vec![harness.payload(0); 3], &work).await;
     rig.script.allow(3);
     rig.script.end_quietly();
-    let took = rig.to_the_end(Duration::from_secs(10)).await;
+    let took = rig.drive(Duration::from_secs(10)).await;
     let Some(took) = took else { panic!("point 2: a unit behind one of its key hangs") };
     assert_eq!(work.starts(), 3);
     in_time(took, harness.shape().timeout, 3);

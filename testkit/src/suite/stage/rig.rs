@@ -239,7 +239,7 @@ impl Rig {
     }
 
     /// Polls only when woken; how long it took to hand on or decide everything.
-    pub(super) async fn to_the_end(&mut self, limit: Duration) -> Option<Duration> {
+    pub(super) async fn drive(&mut self, limit: Duration) -> Option<Duration> {
         let begin = tokio::time::Instant::now();
         loop {
             match self.next() {
