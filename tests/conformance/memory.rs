@@ -9,7 +9,7 @@ use streambreaker::sink::Limits;
 use streambreaker::{BoxError, FaultEvent, Position, Record};
 use streambreaker_testkit::suite::sink::{self, SinkHarness};
 use streambreaker_testkit::suite::source::{Cannot, Message, SourceHarness};
-use streambreaker_testkit::suite::{Harness, fault_sink};
+use streambreaker_testkit::suite::{Harness, Time, fault_sink};
 use streambreaker_testkit::{fault_sink_suite, sink_suite, source_suite};
 
 const GROUP: &str = "suite";
@@ -18,13 +18,25 @@ struct Memory {
     stream: Stream,
     published: AtomicU64,
     way: fn(Consumer) -> Consumer,
+    time: Time,
 }
 
 fn memory(way: fn(Consumer) -> Consumer) -> Memory {
-    Memory { stream: Stream::new("s", 2), published: AtomicU64::new(0), way }
+    let (stream, published) = (Stream::new("s", 2), AtomicU64::new(0));
+    Memory { stream, published, way, time: Time::Paused }
 }
 
-impl Harness for Memory {}
+/// As a broker would be: in real time.
+fn broker() -> Memory {
+    let (patience, quiet) = (Duration::from_secs(30), Duration::from_millis(200));
+    Memory { time: Time::Real { patience, quiet }, ..memory(|consumer| consumer) }
+}
+
+impl Harness for Memory {
+    fn time(&self) -> Time {
+        self.time
+    }
+}
 
 impl SourceHarness for Memory {
     type Source = Consumer;
@@ -83,6 +95,7 @@ impl SourceHarness for Memory {
 
 source_suite!(by_position: memory(|consumer| consumer));
 source_suite!(by_position_counting: memory(Consumer::counting));
+source_suite!(in_real_time: broker());
 source_suite!(one_by_one: memory(|consumer| consumer.each(Duration::from_secs(30))));
 
 /// What is written to memory: text, or faults.

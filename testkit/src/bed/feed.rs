@@ -21,7 +21,7 @@ const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 type Setting = Box<dyn FnOnce(ProcessorBuilder) -> ProcessorBuilder>;
 
-/// Events, and the pipelines they are fed to. See [the module](self) for an example.
+/// Events, and the pipelines they are fed to. See [the module](crate::bed) for an example.
 ///
 /// There is one shard, unless [`shards`](Self::shards) says otherwise; the processor is seeded, so that its jitter
 /// repeats; its clock begins at 2026-01-01, and goes with tokio's time.
