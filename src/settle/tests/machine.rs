@@ -170,6 +170,10 @@ impl StateMachineTest for Settlement {
                 assert_eq!(states.open() as usize, model.open(lane, first..first + n));
                 assert_eq!(states.is_through(), model.mode == Mode::Prefix && states.open() == 0);
             }
+            for index in 0..n {
+                let open = real.tracker.is_open(&states[0].batch, index);
+                assert_eq!(open, !model.entries[first + index].left);
+            }
             first += n;
         }
 
@@ -209,6 +213,7 @@ impl StateMachineTest for Settlement {
         let oldest = tracker.oldest().map(|record| record.position().clone());
         assert_eq!(oldest, model.oldest().map(Position::from));
         for lane in 0..model.lanes {
+            assert_eq!(tracker.open_of(lane), model.open(lane, 0..model.entries.len()));
             let oldest =
                 tracker.oldest_of(lane).map(|(states, n)| states.batch.records[n].position());
             let open = |e: &&super::model::Entry| {
