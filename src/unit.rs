@@ -349,7 +349,12 @@ impl Held {
 
     /// The fault is stored.
     pub(crate) fn confirm(mut self) {
+        // a part of a group may be made of other records next time, and then it is another unit
+        let alone = self.0.len() == 1;
         for member in std::mem::take(&mut self.0) {
+            if alone && !member.part.is_whole() {
+                member.ticket.note_faulted(member.part);
+            }
             member.ticket.unhold(Fate::Faulted);
         }
     }
