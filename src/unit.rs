@@ -314,7 +314,8 @@ impl Lineage {
                 tracing::warn!(
                     target: "streambreaker::lane",
                     pipeline = %lane.pipeline.name,
-                    shard = %lane.shard,
+                    messaging.destination.name = %lane.stream,
+                    messaging.destination.partition.id = %lane.shard,
                     count,
                     "a unit of work was dropped undecided; its records are returned",
                 );
