@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
 use crate::record::{PartPath, Record};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 const PARTS: u64 = 0xffff;
 const PENDING_ONE: u64 = 1 << 16;
