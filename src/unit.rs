@@ -377,19 +377,20 @@ impl Drop for Held {
 #[derive(Clone)]
 pub struct Received {
     batch: Arc<Batch>,
-    index: u32,
+    /// As wide as a pointer: then it has no padding, and is moved in registers.
+    index: usize,
 }
 
 impl Received {
     #[inline]
     pub(crate) fn new(batch: Arc<Batch>, index: u32) -> Self {
-        Self { batch, index }
+        Self { batch, index: index as usize }
     }
 
     /// The record.
     #[inline]
     pub fn record(&self) -> &Record {
-        &self.batch.records[self.index as usize]
+        &self.batch.records[self.index]
     }
 
     /// What identifies the event over all its deliveries, as its envelope says.

@@ -7,11 +7,10 @@
 //! allocation does not matter.
 
 use std::any::Any;
-use std::future::{Future, poll_fn};
-use std::marker::PhantomData;
+use std::future::Future;
 use std::ops::AsyncFn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -20,95 +19,106 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::guard::{AtOnce, Ended, Guarded, Trail, Verdict, timed_out};
 use super::panicked;
-use super::slots::{SlotId, Slots};
+use super::slots::{Deadlines, SlotId, Slots};
 use crate::error::StepError;
 use crate::unit::{Lineage, Uow};
 
 /// What came of a first attempt.
-pub(crate) enum Made<U> {
-    Answered(Result<U, StepError>),
-    Panicked(Box<dyn Any + Send>),
+pub(crate) enum Made<T, V> {
+    /// What goes on.
+    Out(V),
+    /// A retry needs the value again.
+    Failed(T, StepError),
     /// It ran into its timeout.
-    Late,
+    Late(T),
+    Panicked(Box<dyn Any + Send>),
 }
 
-/// The first attempt on a value, which comes back with it: a retry needs it again.
+/// The first attempt on a value.
 #[inline]
 // an `async fn` would hold its arguments twice
 #[allow(clippy::manual_async_fn)]
-pub(crate) fn first<T, U, H>(
+pub(crate) fn first<T, U, V, H, C>(
     this: Arc<Guarded<H>>,
     value: T,
     slot: SlotId,
-) -> impl Future<Output = (T, Made<U>)>
+    keep: C,
+) -> impl Future<Output = Made<T, V>>
 where
     H: AsyncFn(&T) -> Result<U, StepError>,
+    C: Fn(T, U) -> V,
 {
     async move {
-        let made = {
-            // the call itself may panic, not only what it returns: so it is made inside
-            let mut call = pin!(async { (this.handler)(&value).await });
-            poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
-                // a result that comes in the same instant as the deadline counts
-                Ok(Poll::Ready(result)) => Poll::Ready(Made::Answered(result)),
-                Ok(Poll::Pending) if this.guard.deadlines.is_expired(slot) => {
-                    Poll::Ready(Made::Late)
-                }
-                Ok(Poll::Pending) => Poll::Pending,
-                Err(panic) => Poll::Ready(Made::Panicked(panic)),
-            })
-            .await
+        // the call itself may panic, not only what it returns
+        let call = match catch_unwind(AssertUnwindSafe(|| (this.handler)(&value))) {
+            Ok(call) => call,
+            Err(panic) => return Made::Panicked(panic),
         };
-        (value, made)
+        let answer = Attempt { call, deadlines: &this.guard.deadlines, slot }.await;
+        // kept in here, and not where it comes out: what is not wanted any more need not come out
+        made(answer, value, keep)
     }
 }
 
-/// What is in a slot.
+#[inline(always)]
+fn made<T, U, V>(answer: Answer<U>, value: T, keep: impl Fn(T, U) -> V) -> Made<T, V> {
+    match answer {
+        Answer::Came(Ok(new)) => Made::Out(keep(value, new)),
+        Answer::Came(Err(error)) => Made::Failed(value, error),
+        Answer::Late => Made::Late(value),
+        Answer::Panicked(panic) => Made::Panicked(panic),
+    }
+}
+
+/// A call of a handler, caught if it panics and ended when its slot's time is over.
+#[pin_project]
+struct Attempt<'a, F> {
+    #[pin]
+    call: F,
+    deadlines: &'a Deadlines,
+    slot: SlotId,
+}
+
+enum Answer<U> {
+    Came(Result<U, StepError>),
+    Late,
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl<U, F> Future for Attempt<'_, F>
+where
+    F: Future<Output = Result<U, StepError>>,
+{
+    type Output = Answer<U>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<U>> {
+        let this = self.project();
+        match catch_unwind(AssertUnwindSafe(|| this.call.poll(cx))) {
+            // a result that comes in the same instant as the deadline counts
+            Ok(Poll::Ready(result)) => Poll::Ready(Answer::Came(result)),
+            Ok(Poll::Pending) if this.deadlines.is_expired(*this.slot) => Poll::Ready(Answer::Late),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(panic) => Poll::Ready(Answer::Panicked(panic)),
+        }
+    }
+}
+
+/// What is under way in a slot.
 #[pin_project(project = WorkNow)]
 enum Work<A, R> {
     First(#[pin] A),
     Rest(Pin<Box<R>>),
 }
 
-enum Done<T, U, V> {
-    First(T, Made<U>),
-    Rest(Ended<V>),
-}
-
-impl<A, R, T, U, V> Work<A, R>
-where
-    A: Future<Output = (T, Made<U>)>,
-    R: Future<Output = Ended<V>>,
-{
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done<T, U, V>> {
+impl<A: Future, R> Work<A, R> {
+    /// Polls one that has just begun with a first attempt: what else it could be need not be looked at.
+    #[inline(always)]
+    fn poll_first(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<A::Output> {
         match self.project() {
-            WorkNow::First(first) => first.poll(cx).map(|(value, made)| Done::First(value, made)),
-            WorkNow::Rest(rest) => rest.as_mut().poll(cx).map(Done::Rest),
+            WorkNow::First(first) => first.poll(cx),
+            WorkNow::Rest(_) => unreachable!("it has just begun"),
         }
-    }
-}
-
-type Makes<T, U, V> = fn() -> (T, U, V);
-
-/// A [`Work`] as a future, so that slots take it.
-#[pin_project]
-struct Working<A, R, T, U, V> {
-    #[pin]
-    work: Work<A, R>,
-    output: PhantomData<Makes<T, U, V>>,
-}
-
-impl<A, R, T, U, V> Future for Working<A, R, T, U, V>
-where
-    A: Future<Output = (T, Made<U>)>,
-    R: Future<Output = Ended<V>>,
-{
-    type Output = Done<T, U, V>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done<T, U, V>> {
-        self.project().work.poll(cx)
     }
 }
 
@@ -118,34 +128,60 @@ struct Note {
     admitted: AtOnce,
 }
 
+/// What a slot holds.
+#[pin_project(project = HeldNow)]
+struct Held<A, R> {
+    #[pin]
+    work: Work<A, R>,
+    /// Of a first attempt that was not ready at once.
+    note: Option<Note>,
+}
+
+impl<A, R> Held<A, R> {
+    #[inline(always)]
+    fn new(work: Work<A, R>) -> Self {
+        Self { work, note: None }
+    }
+}
+
 /// A first attempt that did not go well.
-struct Failed<T, U> {
+struct Failed<T, V> {
     slot: SlotId,
-    value: T,
-    made: Made<U>,
+    made: Made<T, V>,
     note: Note,
 }
 
-#[inline]
-fn give_back(permit: &mut Option<OwnedSemaphorePermit>) {
-    if permit.is_some() {
+/// Keeps the permit of a first attempt beside its slot: most resources have none, so it is not carried about.
+#[cold]
+fn hold(
+    permits: &mut Vec<Option<OwnedSemaphorePermit>>,
+    slot: SlotId,
+    permit: OwnedSemaphorePermit,
+) {
+    if permits.len() <= slot.index() {
+        permits.resize_with(slot.index() + 1, || None);
+    }
+    permits[slot.index()] = Some(permit);
+}
+
+#[inline(always)]
+fn give_back(permits: &mut [Option<OwnedSemaphorePermit>], slot: SlotId) {
+    if let Some(permit) = permits.get_mut(slot.index()) {
         *permit = None;
     }
 }
 
 /// The calls of one handler. `first` and `rest` are functions, not closures, for the reason that
 /// [`Step`](super::inline::Step) is none.
-pub(crate) struct Calls<H, T, U, V, C, FA, A, FR, R> {
+pub(crate) struct Calls<H, T, V, C, FA, A, FR, R> {
     guarded: Arc<Guarded<H>>,
     first: FA,
     rest: FR,
     keep: C,
-    running: Slots<Working<A, R, T, U, V>>,
-    /// By slot.
-    notes: Vec<Option<Note>>,
-    /// The permits of first attempts, by slot.
+    running: Slots<Held<A, R>>,
+    /// The permits of first attempts by slot, if attempts need any.
     permits: Vec<Option<OwnedSemaphorePermit>>,
-    failed: Vec<Failed<T, U>>,
+    failed: Vec<Failed<T, V>>,
 }
 
 /// How a unit goes on that cannot be done with in a first attempt alone.
@@ -156,18 +192,18 @@ pub(crate) struct Rest<T> {
     pub(crate) tried: Option<(Box<Trail>, std::time::Duration)>,
 }
 
-impl<H, T, U, V, C, FA, A, FR, R> Calls<H, T, U, V, C, FA, A, FR, R>
+impl<H, T, V, C, FA, A, FR, R> Calls<H, T, V, C, FA, A, FR, R>
 where
-    C: Fn(T, U) -> V + Copy,
-    FA: Fn(Arc<Guarded<H>>, T, SlotId) -> A,
-    A: Future<Output = (T, Made<U>)>,
+    C: Copy,
+    FA: Fn(Arc<Guarded<H>>, T, SlotId, C) -> A,
+    A: Future<Output = Made<T, V>>,
     FR: Fn(Arc<Guarded<H>>, Rest<T>, C) -> R,
     R: Future<Output = Ended<V>>,
 {
     pub(crate) fn new(n: usize, guarded: Arc<Guarded<H>>, first: FA, rest: FR, keep: C) -> Self {
         let running = Slots::new(n, guarded.guard.deadlines.clone());
-        let (notes, permits, failed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { guarded, first, rest, keep, running, notes, permits, failed }
+        let (permits, failed) = (Vec::new(), Vec::new());
+        Self { guarded, first, rest, keep, running, permits, failed }
     }
 
     #[inline]
@@ -180,106 +216,118 @@ where
         self.running.is_empty()
     }
 
-    /// Starts on a unit, and polls it once.
+    /// Starts on a unit, and polls it once. What is done at once comes back; all that is rarer goes to `out`.
     ///
     /// # Panics
     /// If the set is full.
-    #[inline]
-    pub(crate) fn start(&mut self, unit: Uow<T>) -> Option<Ended<V>> {
+    #[inline(always)]
+    pub(crate) fn start(&mut self, unit: Uow<T>, out: impl FnOnce(Ended<V>)) -> Option<Uow<V>> {
         let slot = self.running.next_free();
-        if self.permits.len() <= slot.index() {
-            self.grow(slot);
-        }
         let guard = &self.guarded.guard;
-        let permit = &mut self.permits[slot.index()];
-        let Some(admitted) = guard.admit_at_once(&unit.lineage, permit) else {
-            return self.go_on(Rest { unit, slot, tried: None });
+        let word = match guard.admit_at_once() {
+            Some(word) => word,
+            None => match guard.admit_limited(&unit.lineage) {
+                Some((word, permit)) => {
+                    if let Some(permit) = permit {
+                        hold(&mut self.permits, slot, permit);
+                    }
+                    word
+                }
+                None => {
+                    self.go_on(Rest { unit, slot, tried: None }).map(out);
+                    return None;
+                }
+            },
         };
         let (value, lineage) = unit.into_parts();
-        let first = (self.first)(self.guarded.clone(), value, slot);
-        let work = Working { work: Work::First(first), output: PhantomData };
-        match self.running.start(slot, work) {
-            None => {
-                self.running.ask(slot, guard.timeout);
-                self.notes[slot.index()] = Some(Note { lineage, admitted });
-                None
+        let this = self.guarded.clone();
+        let mut place = self.running.empty(slot);
+        place.fill(Held::new(Work::First((self.first)(this, value, slot, self.keep))));
+        let made = match place.poll(|held, cx| held.project().work.poll_first(cx)) {
+            Poll::Ready(Made::Out(new)) => {
+                place.end();
+                guard.went_well(word);
+                give_back(&mut self.permits, slot);
+                return Some(lineage.with(new));
             }
-            Some(Done::First(value, Made::Answered(Ok(new)))) => {
-                admitted.succeeded(guard);
-                give_back(permit);
-                Some(Ended::Out(lineage.with((self.keep)(value, new))))
+            Poll::Ready(made) => {
+                place.end();
+                made
             }
-            Some(Done::First(value, made)) => {
-                self.again(Failed { slot, value, made, note: Note { lineage, admitted } })
+            Poll::Pending => {
+                let admitted = guard.admitted(word);
+                if let Some(held) = place.keep(guard.timeout) {
+                    *held.project().note = Some(Note { lineage, admitted });
+                }
+                return None;
             }
-            Some(Done::Rest(ended)) => Some(ended),
-        }
-    }
-
-    #[cold]
-    fn grow(&mut self, slot: SlotId) {
-        self.notes.resize_with(slot.index() + 1, || None);
-        self.permits.resize_with(slot.index() + 1, || None);
+        };
+        let note = Note { lineage, admitted: guard.admitted(word) };
+        self.again(Failed { slot, made, note }).map(out);
+        None
     }
 
     /// Polls what was woken.
     #[inline(never)]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut out: impl FnMut(SlotId, Ended<V>)) {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut out: impl FnMut(Ended<V>)) {
         loop {
-            let Self { guarded, keep, running, notes, permits, failed, .. } = self;
-            running.poll(cx, |slot, done| match done {
-                Done::Rest(ended) => out(slot, ended),
-                Done::First(value, made) => {
-                    let note = notes[slot.index()].take();
-                    let note = note.expect("a first attempt that is under way has a note");
-                    match made {
-                        Made::Answered(Ok(new)) => {
-                            note.admitted.succeeded(&guarded.guard);
-                            give_back(&mut permits[slot.index()]);
-                            out(slot, Ended::Out(note.lineage.with(keep(value, new))));
-                        }
-                        made => failed.push(Failed { slot, value, made, note }),
+            let Self { guarded, running, permits, failed, .. } = self;
+            running.poll_by(cx, |slot, held, cx| {
+                let HeldNow { work, note } = held.project();
+                let made = match work.project() {
+                    WorkNow::First(first) => std::task::ready!(first.poll(cx)),
+                    WorkNow::Rest(rest) => return rest.as_mut().poll(cx).map(&mut out),
+                };
+                let note = note.take().expect("a first attempt that is under way has a note");
+                match made {
+                    Made::Out(new) => {
+                        guarded.guard.went_well(note.admitted.word);
+                        give_back(permits, slot);
+                        out(Ended::Out(note.lineage.with(new)));
                     }
+                    made => failed.push(Failed { slot, made, note }),
                 }
+                Poll::Ready(())
             });
             if self.failed.is_empty() {
-                return;
+                break;
             }
             // what is tried again starts in here: so the set is polled once more
             while let Some(failed) = self.failed.pop() {
-                let slot = failed.slot;
                 if let Some(ended) = self.again(failed) {
-                    out(slot, ended);
+                    out(ended);
                 }
             }
         }
+        // whoever polls this does so before its turn ends
+        self.guarded.guard.book();
     }
 
     /// A first attempt did not go well: the unit is tried again in its slot, or ends.
     #[cold]
     #[inline(never)]
-    fn again(&mut self, failed: Failed<T, U>) -> Option<Ended<V>> {
-        let Failed { slot, value, made, note: Note { lineage, admitted } } = failed;
+    fn again(&mut self, failed: Failed<T, V>) -> Option<Ended<V>> {
+        let Failed { slot, made, note: Note { lineage, admitted } } = failed;
         let guard = &self.guarded.guard;
-        let error = match made {
-            Made::Answered(Ok(new)) => {
-                admitted.succeeded(guard);
-                give_back(&mut self.permits[slot.index()]);
-                return Some(Ended::Out(lineage.with((self.keep)(value, new))));
+        let (value, error) = match made {
+            Made::Out(new) => {
+                guard.went_well(admitted.word);
+                give_back(&mut self.permits, slot);
+                return Some(Ended::Out(lineage.with(new)));
             }
-            Made::Answered(Err(error)) => error,
-            Made::Panicked(panic) => panicked(panic),
-            Made::Late => timed_out(guard.resource.timeout()),
+            Made::Failed(value, error) => (Some(value), error),
+            Made::Late(value) => (Some(value), timed_out(guard.resource.timeout())),
+            Made::Panicked(panic) => (None, panicked(panic)),
         };
         let mut trail = None;
         let verdict = guard.failed(admitted.of(guard), &lineage, error, &mut trail);
-        give_back(&mut self.permits[slot.index()]);
-        match (verdict, trail) {
-            (Verdict::Again(delay), Some(trail)) => {
+        give_back(&mut self.permits, slot);
+        match (verdict, trail, value) {
+            (Verdict::Again(delay), Some(trail), Some(value)) => {
                 let unit = lineage.with(value);
                 self.go_on(Rest { unit, slot, tried: Some((trail, delay)) })
             }
-            (verdict, trail) => {
+            (verdict, trail, value) => {
                 drop(value);
                 Some(guard.end(lineage, verdict, trail.as_deref()))
             }
@@ -292,12 +340,14 @@ where
         let slot = rest.slot;
         let work = Work::Rest(Box::pin((self.rest)(self.guarded.clone(), rest, self.keep)));
         self.running.claim(slot);
-        let work = Working { work, output: PhantomData };
-        match self.running.start(slot, work) {
-            Some(Done::Rest(ended)) => Some(ended),
-            Some(Done::First(..)) => unreachable!("what goes on is no first attempt"),
-            None => None,
-        }
+        let mut ended = None;
+        self.running.start_by(slot, Held::new(work), |held, cx| {
+            match held.project().work.project() {
+                WorkNow::Rest(rest) => rest.as_mut().poll(cx).map(|new| ended = Some(new)),
+                WorkNow::First(_) => unreachable!("what goes on is no first attempt"),
+            }
+        });
+        ended
     }
 }
 
@@ -311,10 +361,10 @@ mod tests {
     where
         H: AsyncFn(&Received) -> Result<(), StepError>,
     {
-        fn size<H, A>(_: impl Fn(Arc<Guarded<H>>, Received, SlotId) -> A) -> usize {
+        fn size<H, C, A>(_: impl Fn(Arc<Guarded<H>>, Received, SlotId, C) -> A, _: C) -> usize {
             size_of::<A>()
         }
-        size(first::<Received, (), H>)
+        size(first::<Received, (), (), H, _>, super::super::guard::new_only::<Received, ()>)
     }
 
     #[test]

@@ -10,7 +10,7 @@ struct Filter<P>(P);
 impl<T, P: Fn(&T) -> bool> Step<T> for Filter<P> {
     type Out = T;
 
-    #[inline]
+    #[inline(always)]
     fn step(&mut self, cx: &StageCx, unit: Uow<T>) -> Option<Uow<T>> {
         match cx.catch(|| (self.0)(unit.value())) {
             Ok(true) => Some(unit),

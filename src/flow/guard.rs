@@ -8,7 +8,7 @@
 use std::ops::AsyncFn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,7 +22,7 @@ use crate::error::{Class, StepError};
 use crate::fault::{Attempt, Refusal};
 use crate::record::Timestamp;
 use crate::resource::{Count, GiveUp, OnExhausted, OnOpen, Pass, RateState, Resource};
-use crate::settle::{Place, Turn, WaitsFor};
+use crate::settle::{Flag, Place, Turn, WaitsFor};
 use crate::unit::{Lineage, Uow};
 
 /// A handler, its guards, and where it stands.
@@ -38,15 +38,16 @@ pub(crate) struct Guard {
     pub(crate) deadlines: Arc<Deadlines>,
     /// The timeout of an attempt, as the slots want it.
     pub(crate) timeout: Span,
-    tick: Tick,
+    tally: Tally,
 }
 
-/// The breaker's tick of the lane's turn: divided out once a turn, not for every success. Only the task of
-/// the lane reads and writes it; the atomics are for `Sync`.
+/// Successes that the resource does not know of yet: it is told once a turn, not for each, and before it is
+/// told of anything else. Only the task of the lane reads and writes them; the atomics are for `Sync`.
 #[derive(Default)]
-struct Tick {
-    turn: AtomicU64,
-    tick: AtomicU64,
+struct Tally {
+    /// What the breaker said when it admitted them.
+    word: AtomicU64,
+    good: AtomicU32,
 }
 
 /// How the work on a unit ended.
@@ -222,21 +223,20 @@ pub(crate) struct Admitted<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct AtOnce {
     /// What the breaker said.
-    word: u64,
+    pub(crate) word: u64,
     begun: Turn,
 }
 
 impl AtOnce {
-    #[inline(always)]
-    pub(crate) fn succeeded(self, guard: &Guard) {
-        let lane = &guard.cx.lane;
-        let turn = lane.turn();
-        guard.resource.went_well(self.word, guard.tick(turn), || lane.instant(turn));
-    }
-
     /// In the form that can be told of a failure.
     pub(crate) fn of(self, guard: &Guard) -> Admitted<'_> {
         Admitted { pass: guard.resource.pass(self.word), permit: None, begun: self.begun }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.book();
     }
 }
 
@@ -250,53 +250,62 @@ impl Admitted<'_> {
 impl Guard {
     pub(crate) fn new(cx: StageCx, resource: Resource, deadlines: Arc<Deadlines>) -> Self {
         let timeout = Span::of(resource.timeout());
-        Self { cx, resource, deadlines, timeout, tick: Tick::default() }
+        Self { cx, resource, deadlines, timeout, tally: Tally::default() }
     }
 
+    /// Of an attempt that began in this turn, and was admitted under this word of the breaker's.
     #[inline]
-    fn tick(&self, turn: Turn) -> u64 {
-        if self.tick.turn.load(Ordering::Relaxed) == turn.number() {
-            self.tick.tick.load(Ordering::Relaxed)
+    pub(crate) fn admitted(&self, word: u64) -> AtOnce {
+        AtOnce { word, begun: self.cx.lane.turn() }
+    }
+
+    /// An attempt went well that was admitted at once, under this word of the breaker's.
+    #[inline(always)]
+    pub(crate) fn went_well(&self, word: u64) {
+        let Tally { word: present, good } = &self.tally;
+        if present.load(Ordering::Relaxed) == word && !self.resource.is_near() {
+            good.store(good.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
-            self.next_tick(turn)
+            self.went_well_under(word);
         }
     }
 
     #[cold]
-    fn next_tick(&self, turn: Turn) -> u64 {
-        let now = self.cx.lane.instant(turn);
-        let tick = self.resource.circuit().map_or(0, |circuit| circuit.tick(now));
-        self.tick.tick.store(tick, Ordering::Relaxed);
-        self.tick.turn.store(turn.number(), Ordering::Relaxed);
-        tick
-    }
-
-    /// Lets an attempt through if nothing has to be waited for and the circuit is closed.
-    ///
-    /// A permit is put where the caller says: most resources have none, and it need not be carried about.
-    #[inline(always)]
-    pub(crate) fn admit_at_once(
-        &self,
-        lineage: &Lineage,
-        permit: &mut Option<OwnedSemaphorePermit>,
-    ) -> Option<AtOnce> {
-        if lineage.deadline().is_none() {
-            if let Some(word) = self.resource.admit_at_once() {
-                return Some(AtOnce { word, begun: self.cx.lane.turn() });
-            }
-        }
-        self.admit_limited(lineage, permit)
-    }
-
     #[inline(never)]
-    fn admit_limited(
+    fn went_well_under(&self, word: u64) {
+        self.book();
+        self.tally.word.store(word, Ordering::Relaxed);
+        self.tally.good.store(1, Ordering::Relaxed);
+        if self.resource.is_near() {
+            self.book();
+        }
+    }
+
+    /// Tells the resource of the successes that it does not know of: at the end of a turn, and before it is told
+    /// of a failure.
+    pub(crate) fn book(&self) {
+        let good = self.tally.good.swap(0, Ordering::Relaxed);
+        if good > 0 {
+            let word = self.tally.word.load(Ordering::Relaxed);
+            self.resource.went_well(word, good, self.cx.lane.now());
+        }
+    }
+
+    /// Lets an attempt through if there is nothing that could hold it back, and the circuit is closed; what the
+    /// breaker said.
+    #[inline(always)]
+    pub(crate) fn admit_at_once(&self) -> Option<u64> {
+        if self.cx.lane.has(Flag::TIMED) { None } else { self.resource.admit_at_once() }
+    }
+
+    /// Lets an attempt through if nothing has to be waited for, and the circuit is closed.
+    #[inline(never)]
+    pub(crate) fn admit_limited(
         &self,
         lineage: &Lineage,
-        place: &mut Option<OwnedSemaphorePermit>,
-    ) -> Option<AtOnce> {
+    ) -> Option<(u64, Option<OwnedSemaphorePermit>)> {
         let resource = &self.resource;
-        let begun = self.cx.lane.turn();
-        let now = self.cx.lane.instant(begun);
+        let now = self.cx.lane.now();
         if lineage.deadline().is_some_and(|deadline| now + resource.timeout() > deadline) {
             return None;
         }
@@ -313,8 +322,7 @@ impl Guard {
             let _turn = rate.turnstile.try_acquire().ok()?;
             rate.admit(now).ok()?;
         }
-        *place = permit;
-        Some(AtOnce { word, begun })
+        Some((word, permit))
     }
 
     /// Lets an attempt through if nothing has to be waited for, without a future.
@@ -486,6 +494,7 @@ impl Guard {
         let Admitted { pass, permit, begun } = admitted;
         let begun = self.cx.lane.instant(begun);
         let error = resource.classify(error);
+        self.book();
         resource.failed(pass, &error, now);
         if planted!("permit-leaked-on-cancel") && error.name() == "Timeout" {
             std::mem::forget(permit);

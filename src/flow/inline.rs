@@ -39,7 +39,8 @@ impl<S: Stage, F: Step<S::Out>> Inline<S, F> {
 impl<S: Stage, F: Step<S::Out>> Stage for Inline<S, F> {
     type Out = F::Out;
 
-    #[inline]
+    // always: a chain of such stages is one loop then, and no unit is handed on through memory
+    #[inline(always)]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<F::Out>>> {
         let mut this = self.project();
         for _ in 0..UNITS_A_POLL {

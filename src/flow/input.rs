@@ -20,6 +20,8 @@ pub(crate) struct Feed {
     /// into the queue.
     present: Option<Arc<LaneBatch>>,
     index: u32,
+    /// Up to where the records of the present batch need no gate: all of them, or none.
+    open: u32,
     /// The next batch to be fed.
     next: usize,
     more: UnboundedReceiver<Arc<LaneBatch>>,
@@ -52,6 +54,7 @@ impl Feed {
             batches: VecDeque::new(),
             present: None,
             index: 0,
+            open: 0,
             next: 0,
             more,
             ended: false,
@@ -65,6 +68,7 @@ impl Feed {
     pub(crate) fn rewind(&mut self, epoch: u32) {
         self.batches.retain(|batch| batch.open() > 0);
         self.present = None;
+        self.open = 0;
         self.next = 0;
         self.epoch = epoch;
     }
@@ -106,11 +110,49 @@ impl Feed {
         self.thin_at = (self.batches.len() * 2).max(THIN_FROM);
     }
 
-    /// Goes on to the next batch; whether there is one.
+    /// Looks whether the next record enters the flow, where that cannot be told at a glance.
     #[cold]
     #[inline(never)]
+    fn look(&mut self, lane: &LaneState, cx: &mut Context<'_>) -> Look {
+        if lane.has(STOPS) {
+            // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, or drains
+            let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
+            return if lane.has(over) { Look::Ends } else { Look::Waits };
+        }
+        let Some(batch) = self.present.as_ref().filter(|batch| (self.index as usize) < batch.len())
+        else {
+            return match self.turn_over(cx) {
+                Poll::Ready(true) => {
+                    lane.was_fed();
+                    Look::Again
+                }
+                Poll::Ready(false) => {
+                    lane.went_hungry();
+                    Look::Ends
+                }
+                Poll::Pending => {
+                    lane.went_hungry();
+                    Look::Waits
+                }
+            };
+        };
+        if batch.batch.gated || lane.has(Flag::SKIPPING) {
+            match (self.gate)(batch, self.index, self.epoch, cx) {
+                Entry::Open => {}
+                Entry::Wait => return Look::Waits,
+                Entry::Taken => {
+                    self.index += 1;
+                    return Look::Again;
+                }
+            }
+        }
+        Look::Goes
+    }
+
+    /// Goes on to the next batch; whether there is one.
     fn turn_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.present = None;
+        self.open = 0;
         while self.next > 0 && self.batches.front().is_some_and(|batch| batch.open() == 0) {
             self.batches.pop_front();
             self.next -= 1;
@@ -125,11 +167,28 @@ impl Feed {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        self.present = self.batches.get(self.next).cloned();
+        let Some(batch) = self.batches.get(self.next) else { return Poll::Ready(false) };
         self.index = 0;
-        self.next += usize::from(self.present.is_some());
-        Poll::Ready(self.present.is_some())
+        self.open = if batch.batch.gated { 0 } else { u32::try_from(batch.len()).unwrap_or(0) };
+        self.present = Some(batch.clone());
+        self.next += 1;
+        Poll::Ready(true)
     }
+}
+
+/// What keeps the input from yielding.
+const STOPS: u32 = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED;
+
+/// What a closer look at the next record says.
+enum Look {
+    /// It enters.
+    Goes,
+    /// Look at the one behind it, or at the next batch.
+    Again,
+    /// The waker is registered.
+    Waits,
+    /// No more enters.
+    Ends,
 }
 
 /// The head of a flow: units of one [`Received`] record each.
@@ -166,42 +225,28 @@ impl fmt::Debug for Input {
 impl Stage for Input {
     type Out = Received;
 
-    #[inline]
+    #[inline(always)]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<Received>>> {
         let this = &mut *self;
         let Some(feed) = this.feed.as_deref_mut() else { return Poll::Ready(None) };
         loop {
-            if this.lane.has(Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::PAUSED) {
-                // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, or drains
-                let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
-                return if this.lane.has(over) { Poll::Ready(None) } else { Poll::Pending };
-            }
-            match &feed.present {
-                Some(batch) if (feed.index as usize) < batch.len() => {
-                    let index = feed.index;
-                    if batch.batch.gated || this.lane.has(Flag::SKIPPING) {
-                        match (feed.gate)(batch, index, feed.epoch, cx) {
-                            Entry::Open => {}
-                            Entry::Wait => return Poll::Pending,
-                            Entry::Taken => {
-                                feed.index += 1;
-                                continue;
-                            }
-                        }
-                    }
-                    feed.index += 1;
-                    if let Some(ticket) = batch.take(index, feed.epoch) {
-                        // the flood guard counts records as they enter
-                        this.lane.pipeline.flood.record_good(1);
-                        let value = Received::new(batch.batch.clone(), index);
-                        return Poll::Ready(Some(Uow::new(value, Lineage::one(ticket))));
-                    }
+            // nearly always there is nothing to be asked but for the next record
+            if feed.index >= feed.open || this.lane.has(STOPS | Flag::SKIPPING) {
+                match feed.look(&this.lane, cx) {
+                    Look::Goes => {}
+                    Look::Again => continue,
+                    Look::Waits => return Poll::Pending,
+                    Look::Ends => return Poll::Ready(None),
                 }
-                _ => match feed.turn_over(cx) {
-                    Poll::Ready(true) => {}
-                    Poll::Ready(false) => return Poll::Ready(None),
-                    Poll::Pending => return Poll::Pending,
-                },
+            }
+            let Some(batch) = &feed.present else { continue };
+            let index = feed.index;
+            feed.index += 1;
+            if let Some(ticket) = batch.take(index, feed.epoch) {
+                // the flood guard counts records as they enter
+                this.lane.pipeline.flood.record_good(1);
+                let value = Received::new(batch.batch.clone(), index);
+                return Poll::Ready(Some(Uow::new(value, Lineage::one(ticket))));
             }
         }
     }

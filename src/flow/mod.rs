@@ -60,6 +60,7 @@ mod parallel_by_key;
 mod plan;
 mod pool;
 mod publish;
+mod queue;
 mod rate_limit;
 pub(crate) mod slots;
 mod split;
@@ -67,6 +68,7 @@ mod stage;
 mod through;
 pub(crate) mod timer;
 mod try_map;
+mod turns;
 mod validate;
 
 pub use self::bulk_write::BulkWrite;

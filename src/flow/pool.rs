@@ -1,6 +1,5 @@
 //! The stage behind `call`, `parallel` and `with`: units are worked on side by side, in slots.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use pin_project::pin_project;
 
 use super::calls::{Calls, Made, Rest};
 use super::guard::{Ended, Guarded};
+use super::queue::Queue;
 use super::slots::SlotId;
 use super::timer::yield_turn;
 use super::{Stage, StageCx, UNITS_A_POLL};
@@ -28,32 +28,32 @@ pub(crate) struct Pool<S, W, U> {
     /// decided, and never where a return is final.
     stopped: bool,
     running: W,
-    ready: VecDeque<Uow<U>>,
+    ready: Queue<Uow<U>>,
     ended: bool,
 }
 
 impl<S, W, U> Pool<S, W, U> {
     pub(crate) fn new(above: S, cx: StageCx, ordered: bool, running: W) -> Self {
-        Self { above, cx, ordered, stopped: false, running, ready: VecDeque::new(), ended: false }
+        Self { above, cx, ordered, stopped: false, running, ready: Queue::new(), ended: false }
     }
 }
 
 /// Takes over how a unit ended.
 #[inline]
-fn note<U>(ended: Ended<U>, ready: &mut VecDeque<Uow<U>>, stopped: &mut bool, stage: &StageCx) {
+fn note<U>(ended: Ended<U>, ready: &mut Queue<Uow<U>>, stopped: &mut bool, stage: &StageCx) {
     match ended {
-        Ended::Out(unit) => ready.push_back(unit),
+        Ended::Out(unit) => ready.push(unit),
         Ended::Returned => *stopped |= stage.keeps_order(),
         Ended::Faulted => {}
     }
 }
 
-impl<S, H, N, U, C, FA, A, FR, R> Stage for Pool<S, Calls<H, S::Out, N, U, C, FA, A, FR, R>, U>
+impl<S, H, U, C, FA, A, FR, R> Stage for Pool<S, Calls<H, S::Out, U, C, FA, A, FR, R>, U>
 where
     S: Stage,
-    C: Fn(S::Out, N) -> U + Copy,
-    FA: Fn(Arc<Guarded<H>>, S::Out, SlotId) -> A,
-    A: Future<Output = (S::Out, Made<N>)>,
+    C: Copy,
+    FA: Fn(Arc<Guarded<H>>, S::Out, SlotId, C) -> A,
+    A: Future<Output = Made<S::Out, U>>,
     FR: Fn(Arc<Guarded<H>>, Rest<S::Out>, C) -> R,
     R: Future<Output = Ended<U>>,
 {
@@ -62,7 +62,7 @@ where
     #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Uow<U>>> {
         let mut this = self.project();
-        if let Some(unit) = this.ready.pop_front() {
+        if let Some(unit) = this.ready.pop() {
             return Poll::Ready(Some(unit));
         }
         let mut left = UNITS_A_POLL;
@@ -82,10 +82,13 @@ where
                             this.cx.put_back(unit);
                             continue;
                         }
-                        match this.running.start(unit) {
-                            Some(Ended::Out(unit)) => return Poll::Ready(Some(unit)),
-                            Some(Ended::Returned) => *this.stopped |= this.cx.keeps_order(),
-                            Some(Ended::Faulted) | None => {}
+                        let (ready, stopped) = (&mut *this.ready, &mut *this.stopped);
+                        let out = |ended| note(ended, ready, stopped, this.cx);
+                        if let Some(unit) = this.running.start(unit, out) {
+                            return Poll::Ready(Some(unit));
+                        }
+                        if let Some(unit) = this.ready.pop() {
+                            return Poll::Ready(Some(unit));
                         }
                     }
                     Poll::Ready(None) => *this.ended = true,
@@ -99,8 +102,8 @@ where
                 this.above.as_mut().poll_progress(cx);
             }
             let (ready, stopped, stage) = (&mut *this.ready, &mut *this.stopped, &*this.cx);
-            this.running.poll(cx, |_, ended| note(ended, ready, stopped, stage));
-            if let Some(unit) = this.ready.pop_front() {
+            this.running.poll(cx, |ended| note(ended, ready, stopped, stage));
+            if let Some(unit) = this.ready.pop() {
                 return Poll::Ready(Some(unit));
             }
             if *this.ended && this.running.is_empty() {
@@ -115,7 +118,7 @@ where
     fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
         let (ready, stopped, stage) = (&mut *this.ready, &mut *this.stopped, &*this.cx);
-        this.running.poll(cx, |_, ended| note(ended, ready, stopped, stage));
+        this.running.poll(cx, |ended| note(ended, ready, stopped, stage));
         if !*this.ended {
             this.above.poll_progress(cx);
         }

@@ -18,6 +18,7 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::timer::Timer;
+use super::turns::Turns;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// No deadline.
@@ -114,12 +115,8 @@ impl SlotId {
 
 /// The set.
 pub(crate) struct Slots<F> {
-    futures: Vec<Pin<Box<Option<F>>>>,
-    wakers: Vec<Waker>,
+    places: Vec<Place<F>>,
     free: Vec<u32>,
-    /// A bit a slot that has a future to be polled. One that is done stays where it is until the next is set
-    /// into its slot: that spares every unit a second visit of the slot.
-    busy: Box<[u64]>,
     capacity: u32,
     deadlines: Arc<Deadlines>,
     timer: Timer,
@@ -127,35 +124,92 @@ pub(crate) struct Slots<F> {
     armed: u64,
     /// Slots that asked for a deadline in this turn.
     asked: Vec<u32>,
+    turns: Turns,
+    /// The limit of what was [kept](Empty::keep) in this turn; zero if nothing was.
+    kept: u64,
+    /// The limit of what is kept.
+    limit: u64,
     first: u32,
 }
 
-impl<F: Future> Slots<F> {
+struct Place<F> {
+    future: Pin<Box<Option<F>>>,
+    waker: Waker,
+    /// The turn in which what is kept there began; zero if it has timers of its own.
+    turn: u64,
+}
+
+/// A free slot that is filled.
+pub(crate) struct Empty<'a, F> {
+    future: Pin<&'a mut Option<F>>,
+    waker: &'a Waker,
+    free: &'a mut Vec<u32>,
+    turn: &'a mut u64,
+    present: u64,
+    kept: &'a mut u64,
+}
+
+impl<'a, F> Empty<'a, F> {
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, future: F) {
+        self.future.set(Some(future));
+    }
+
+    #[inline(always)]
+    pub(crate) fn poll<O>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut F>, &mut Context<'_>) -> Poll<O>,
+    ) -> Poll<O> {
+        match self.future.as_mut().as_pin_mut() {
+            Some(future) => poll(future, &mut Context::from_waker(self.waker)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// What is there is done.
+    #[inline(always)]
+    pub(crate) fn end(mut self) {
+        self.future.set(None);
+    }
+
+    /// What is there was not ready. It sets no timer itself: it is polled once more when `limit` is over, for it
+    /// to end itself. `limit` is the same for all of a set.
+    #[inline(always)]
+    pub(crate) fn keep(self, limit: Span) -> Option<Pin<&'a mut F>> {
+        self.free.pop();
+        *self.turn = self.present;
+        *self.kept = limit.0.max(1);
+        self.future.as_pin_mut()
+    }
+}
+
+impl<F> Slots<F> {
     /// A set of `n` slots, allocated on first use; `deadlines` must be made for as many.
     pub(crate) fn new(n: usize, deadlines: Arc<Deadlines>) -> Self {
         assert_eq!(n, deadlines.at.len(), "the deadlines are those of another set");
         Self {
-            futures: Vec::new(),
-            wakers: Vec::new(),
+            places: Vec::new(),
             free: Vec::new(),
-            busy: vec![0; n.div_ceil(64)].into(),
             capacity: u32::try_from(n).expect("fewer than 2^32 slots"),
             deadlines,
             timer: Timer::default(),
             armed: u64::MAX,
             asked: Vec::new(),
+            turns: Turns::new(),
+            kept: 0,
+            limit: 0,
             first: 0,
         }
     }
 
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.free.is_empty() && self.futures.len() == self.capacity as usize
+        self.free.is_empty() && self.places.len() == self.capacity as usize
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.free.len() == self.futures.len()
+        self.free.len() == self.places.len()
     }
 
     /// The slot that `start` will use.
@@ -178,100 +232,109 @@ impl<F: Future> Slots<F> {
         self.free.swap(place, last);
     }
 
-    /// Polls the future in slot `slot` once more when this span is over, for it to end itself. To be called
-    /// right after `start` has begun it.
-    #[inline]
-    pub(crate) fn ask(&mut self, slot: SlotId, span: Span) {
-        let at = &self.deadlines.at[slot.index()];
-        // a timer of its own goes first: it is asked for already
-        if at.load(Ordering::Relaxed) == NONE {
-            at.store(ASK | span.0, Ordering::Relaxed);
-            self.asked.push(slot.0);
-        }
-    }
-
     #[cold]
     fn grow(&mut self) -> SlotId {
-        assert!(self.futures.len() < self.capacity as usize, "no slot is free");
-        let slot = self.futures.len() as u32;
-        self.futures.push(Box::pin(None));
-        self.wakers
-            .push(Waker::from(Arc::new(SlotWaker { slot, deadlines: self.deadlines.clone() })));
+        assert!(self.places.len() < self.capacity as usize, "no slot is free");
+        let slot = self.places.len() as u32;
+        let waker = Waker::from(Arc::new(SlotWaker { slot, deadlines: self.deadlines.clone() }));
+        self.places.push(Place { future: Box::pin(None), waker, turn: 0 });
         self.free.push(slot);
         SlotId(slot)
     }
 
     /// Starts a future in the slot that `next_free` named, and polls it once.
-    #[inline(always)]
-    pub(crate) fn start(&mut self, slot: SlotId, future: F) -> Option<F::Output> {
+    pub(crate) fn start(&mut self, slot: SlotId, future: F) -> Option<F::Output>
+    where
+        F: Future,
+    {
+        let mut output = None;
+        self.start_by(slot, future, |future, cx| future.poll(cx).map(|new| output = Some(new)));
+        output
+    }
+
+    /// As [`start`](Self::start), for one who polls by itself and keeps what comes out.
+    pub(crate) fn start_by<P>(&mut self, slot: SlotId, future: F, mut poll: P)
+    where
+        P: FnMut(Pin<&mut F>, &mut Context<'_>) -> Poll<()>,
+    {
         debug_assert_eq!(self.free.last(), Some(&slot.0));
-        let index = slot.index();
-        // before the poll and not after it: what comes out of it is large, and is handed on untouched
-        let at = &self.deadlines.at[index];
-        if at.load(Ordering::Relaxed) != NONE {
-            at.store(NONE, Ordering::Relaxed);
-        }
-        let place = &mut self.futures[index];
-        place.as_mut().set(Some(future));
-        let future = place.as_mut().as_pin_mut()?;
-        if let Poll::Ready(output) = future.poll(&mut Context::from_waker(&self.wakers[index])) {
-            return Some(output);
-        }
+        let place = &mut self.places[slot.index()];
+        place.future.as_mut().set(Some(future));
+        place.turn = 0;
         self.free.pop();
-        self.busy[index / 64] |= 1 << (slot.0 % 64);
-        self.note_asked(slot.0);
-        None
+        self.poll_slot(slot, &mut |_, future, cx| poll(future, cx));
     }
 
+    /// The slot that `next_free` named, for one who polls by itself what it puts there.
     #[inline(always)]
-    fn poll_slot(&mut self, slot: u32) -> Option<F::Output> {
-        let index = slot as usize;
-        let future = self.futures[index].as_mut().as_pin_mut()?;
-        match future.poll(&mut Context::from_waker(&self.wakers[index])) {
-            Poll::Ready(output) => {
-                let at = &self.deadlines.at[index];
-                if at.load(Ordering::Relaxed) != NONE {
-                    at.store(NONE, Ordering::Relaxed);
-                }
-                Some(output)
-            }
-            Poll::Pending => {
-                self.note_asked(slot);
-                None
-            }
-        }
+    pub(crate) fn empty(&mut self, slot: SlotId) -> Empty<'_, F> {
+        debug_assert_eq!(self.free.last(), Some(&slot.0));
+        let Place { future, waker, turn } = &mut self.places[slot.index()];
+        let mut future = future.as_mut();
+        // it is empty, and nothing is dropped: but from here on the compiler knows that, and makes what is put
+        // there in its place
+        future.set(None);
+        let (free, present, kept) = (&mut self.free, self.turns.present(), &mut self.kept);
+        Empty { future, waker, free, turn, present, kept }
     }
 
-    #[inline]
-    fn note_asked(&mut self, slot: u32) {
-        let at = self.deadlines.at[slot as usize].load(Ordering::Relaxed);
-        if at & ASK != 0 && at != EXPIRED {
-            self.asked.push(slot);
-        }
-    }
-
-    #[inline(never)]
-    fn poll_and_free(&mut self, slot: u32, out: &mut impl FnMut(SlotId, F::Output)) {
-        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
-        // woken once more after it was done
-        if self.busy[word] & bit == 0 {
-            return;
-        }
-        if let Some(output) = self.poll_slot(slot) {
-            self.busy[word] &= !bit;
-            self.free.push(slot);
-            out(SlotId(slot), output);
+    /// Polls the future in a slot, if there is one, and empties the slot when it is done.
+    #[inline(always)]
+    fn poll_slot<P>(&mut self, slot: SlotId, poll: &mut P)
+    where
+        P: FnMut(SlotId, Pin<&mut F>, &mut Context<'_>) -> Poll<()>,
+    {
+        let Place { future, waker, .. } = &mut self.places[slot.index()];
+        let mut future = future.as_mut();
+        // none: woken once more after it was done
+        let Some(now) = future.as_mut().as_pin_mut() else { return };
+        let at = &self.deadlines.at[slot.index()];
+        if poll(slot, now, &mut Context::from_waker(waker)).is_ready() {
+            at.store(NONE, Ordering::Relaxed);
+            future.set(None);
+            self.free.push(slot.0);
+        } else {
+            let at = at.load(Ordering::Relaxed);
+            if at & ASK != 0 && at != EXPIRED {
+                self.asked.push(slot.0);
+            }
         }
     }
 
     /// Polls what was woken, and what has run into its deadline. Registers the waker first, so no wake-up
     /// is lost that comes while it polls.
     #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut out: impl FnMut(SlotId, F::Output)) {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut out: impl FnMut(SlotId, F::Output))
+    where
+        F: Future,
+    {
+        self.poll_by(cx, |slot, future, cx| future.poll(cx).map(|output| out(slot, output)));
+    }
+
+    /// As [`poll`](Self::poll), for one who polls by itself and keeps what comes out: that need not be handed on.
+    #[inline(always)]
+    pub(crate) fn poll_by<P>(&mut self, cx: &mut Context<'_>, mut poll: P)
+    where
+        P: FnMut(SlotId, Pin<&mut F>, &mut Context<'_>) -> Poll<()>,
+    {
         if self.is_empty() {
             return;
         }
         self.deadlines.parent.register(cx.waker());
+        loop {
+            self.poll_woken(cx, &mut poll);
+            let untimed = self.kept == 0 && self.asked.is_empty() && self.armed == u64::MAX;
+            if untimed || !self.keep_time(cx) {
+                return;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn poll_woken<P>(&mut self, cx: &mut Context<'_>, poll: &mut P)
+    where
+        P: FnMut(SlotId, Pin<&mut F>, &mut Context<'_>) -> Poll<()>,
+    {
         let (start, offset) = ((self.first / 64) as usize, self.first % 64);
         let words = self.deadlines.ready.len();
         let mut polled = false;
@@ -287,14 +350,14 @@ impl<F: Future> Slots<F> {
                 continue;
             }
             let mut bits = self.deadlines.ready[word].fetch_and(!mask, Ordering::AcqRel) & mask;
+            let slot = |bits: u64| word as u32 * 64 + bits.trailing_zeros();
+            if !polled {
+                polled = true;
+                self.first = (slot(bits) + 1) % self.capacity;
+            }
             while bits != 0 {
-                let slot = word as u32 * 64 + bits.trailing_zeros();
+                self.poll_slot(SlotId(slot(bits)), poll);
                 bits &= bits - 1;
-                if !polled {
-                    polled = true;
-                    self.first = (slot + 1) % self.capacity;
-                }
-                self.poll_and_free(slot, &mut out);
             }
         }
         // the first word is visited twice: a slot of it that was woken in between, while bits of the second
@@ -302,43 +365,49 @@ impl<F: Future> Slots<F> {
         if self.deadlines.ready[start].load(Ordering::Acquire) & (u64::MAX << offset) != 0 {
             cx.waker().wake_by_ref();
         }
-        if !self.asked.is_empty() || self.armed != u64::MAX {
-            self.keep_time(cx, &mut out);
-        }
     }
 
+    /// Makes those ready that have run into their deadline; whether there are any.
     #[inline(never)]
-    fn keep_time(&mut self, cx: &mut Context<'_>, out: &mut impl FnMut(SlotId, F::Output)) {
-        loop {
-            if !self.asked.is_empty() {
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut expired = false;
+        while !expired {
+            if self.kept != 0 || !self.asked.is_empty() {
                 self.stamp();
                 if planted!("lost-wake-up") {
-                    return;
+                    return false;
                 }
             }
             if self.armed == u64::MAX {
-                return;
+                return false;
             }
             let at = self.deadlines.start + Duration::from_micros(self.armed);
             if self.timer.poll_at(at, cx).is_pending() {
-                return;
+                return false;
             }
             let now = self.deadlines.now();
             let mut next = u64::MAX;
-            for slot in 0..self.futures.len() as u32 {
-                let at = self.deadlines.at[slot as usize].load(Ordering::Relaxed);
+            for (slot, place) in self.places.iter().enumerate() {
+                let at = match place.turn {
+                    0 => self.deadlines.at[slot].load(Ordering::Relaxed),
+                    _ if place.future.is_none() => continue,
+                    turn => self.turns.end_of(turn).map_or(NONE, |end| end + self.limit),
+                };
                 if at == NONE || at & ASK != 0 {
                     continue;
                 }
                 if at <= now {
-                    self.deadlines.at[slot as usize].store(EXPIRED, Ordering::Relaxed);
-                    self.poll_and_free(slot, out);
+                    expired = true;
+                    self.deadlines.at[slot].store(EXPIRED, Ordering::Relaxed);
+                    let (word, bit) = (slot / 64, slot % 64);
+                    self.deadlines.ready[word].fetch_or(1 << bit, Ordering::AcqRel);
                 } else {
                     next = next.min(at);
                 }
             }
             self.armed = next;
         }
+        true
     }
 
     /// Makes moments of the spans that were asked for: one clock read a turn, after the polls that asked,
@@ -346,6 +415,12 @@ impl<F: Future> Slots<F> {
     fn stamp(&mut self) {
         let now = self.deadlines.now() + 1;
         let mut next = u64::MAX;
+        if self.kept != 0 {
+            self.limit = std::mem::take(&mut self.kept);
+            next = now + self.limit;
+            let running = self.places.iter().filter(|place| place.future.is_some());
+            self.turns.end(now, || running.map(|place| place.turn));
+        }
         while let Some(slot) = self.asked.pop() {
             let word = &self.deadlines.at[slot as usize];
             let at = word.load(Ordering::Relaxed);
@@ -555,7 +630,7 @@ mod tests {
             let slot = slots.next_free();
             assert!(slots.start(slot, async {}).is_some());
         }
-        assert_eq!(slots.futures.len(), 1);
+        assert_eq!(slots.places.len(), 1);
         assert!(slots.is_empty() && !slots.is_full());
     }
 }

@@ -61,7 +61,9 @@ impl<S: Stage + Send> Drive for Finish<S> {
                 Poll::Ready(Some(unit)) => {
                     let (value, lineage) = unit.into_parts();
                     drop(value);
-                    tell |= lineage.done_quietly();
+                    if lineage.done_quietly() {
+                        tell = true;
+                    }
                     good += 1;
                     if good == UNITS_A_POLL {
                         // what is ready at once must not keep the rest from its deadlines
@@ -74,8 +76,8 @@ impl<S: Stage + Send> Drive for Finish<S> {
                 Poll::Pending => break Poll::Pending,
             }
         };
-        if tell {
-            // once a turn, not for every record while the reader stands at its limit
+        // once a turn, not for every record while the reader stands at its limit
+        if tell || (good > 0 && this.lane.is_awaited()) {
             this.lane.settled();
         }
         poll

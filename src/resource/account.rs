@@ -1,6 +1,6 @@
 //! What happened at a resource, counted.
 //!
-//! An event pays one relaxed addition, whether anybody listens or not. Metrics are told of the
+//! An event pays one addition at most, whether anybody listens or not. Metrics are told of the
 //! differences on the commit tick, so that no event ever looks up a recorder.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,7 +55,12 @@ pub(crate) struct Account {
 impl Account {
     #[inline]
     pub(crate) fn add(&self, count: Count) -> u64 {
-        self.counts[count as usize].fetch_add(1, Ordering::Relaxed) + 1
+        self.add_all(count, 1)
+    }
+
+    #[inline]
+    pub(super) fn add_all(&self, count: Count, more: u64) -> u64 {
+        self.counts[count as usize].fetch_add(more, Ordering::Relaxed) + more
     }
 
     pub(super) fn get(&self, count: Count) -> u64 {

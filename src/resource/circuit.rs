@@ -225,20 +225,30 @@ impl Circuit {
         }
     }
 
+    /// Whether too few calls are all that keeps the circuit closed: then the next good result may open it.
     #[inline(always)]
-    pub(super) fn good(&self, word: u64, tick: u64, now: impl FnOnce() -> Instant) {
+    pub(super) fn is_near(&self) -> bool {
+        self.near.load(Ordering::Relaxed)
+    }
+
+    /// So many good results, of calls that were admitted under this word. Whoever adds some up before it tells
+    /// of them does so neither over a bad one nor while [`is_near`](Self::is_near).
+    pub(super) fn good(&self, word: u64, results: u32, now: Instant) {
+        let tick = self.tick(now);
         let slot = &self.goods[tick as usize % SLOTS];
         let tag = tag(word, tick);
-        let mut seen = slot.load(Ordering::Relaxed);
-        while seen & !COUNT == tag && seen & COUNT != COUNT && !self.near.load(Ordering::Relaxed) {
-            let swap =
-                slot.compare_exchange_weak(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed);
-            match swap {
-                Ok(_) => return,
-                Err(other) => seen = other,
+        let mut left = u64::from(results);
+        while left > 0 {
+            let seen = slot.load(Ordering::Relaxed);
+            if seen & !COUNT != tag || (seen & COUNT) + left > COUNT || self.is_near() {
+                // one by one: each may be the one that opens the circuit, after which the others do not count
+                self.result(word, now, true);
+                left -= 1;
+            } else {
+                let (order, all) = (Ordering::Relaxed, seen + left);
+                left = slot.compare_exchange(seen, all, order, order).map_or(left, |_| 0);
             }
         }
-        self.result(word, now(), true);
     }
 
     /// A result that cannot be booked by a compare-and-swap alone.
@@ -407,7 +417,7 @@ impl Circuit {
     }
 
     /// Which stretch of time a moment lies in: what a result is booked under.
-    pub(crate) fn tick(&self, now: Instant) -> u64 {
+    fn tick(&self, now: Instant) -> u64 {
         self.offset(now) / self.slot_nanos
     }
 

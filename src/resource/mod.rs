@@ -205,21 +205,26 @@ impl Resource {
         self.0.circuit.as_ref().map_or(Pass::free(), |circuit| Pass::new(circuit, word))
     }
 
-    /// As [`succeeded`](Self::succeeded), of an attempt that was admitted while the circuit was closed, for one
-    /// who knows the breaker's tick of that moment.
+    /// Whether the next success may open the circuit, as the call that makes them enough to judge by.
     #[inline(always)]
-    pub(crate) fn went_well(&self, word: u64, tick: u64, now: impl FnOnce() -> Instant) {
-        self.0.account.add(Count::Success);
-        self.0.quota.refund();
+    pub(crate) fn is_near(&self) -> bool {
+        self.0.circuit.as_ref().is_some_and(Circuit::is_near)
+    }
+
+    /// As [`succeeded`](Self::succeeded), of so many attempts that were admitted under this word, while the circuit
+    /// was closed.
+    pub(crate) fn went_well(&self, word: u64, attempts: u32, now: Instant) {
+        self.0.account.add_all(Count::Success, attempts.into());
+        self.0.quota.refund(attempts);
         if let Some(circuit) = &self.0.circuit {
-            circuit.good(word, tick, now);
+            circuit.good(word, attempts, now);
         }
     }
 
     /// An attempt went well.
     pub(crate) fn succeeded(&self, pass: Pass<'_>, now: Instant) {
         self.0.account.add(Count::Success);
-        self.0.quota.refund();
+        self.0.quota.refund(1);
         pass.success(now);
     }
 

@@ -133,12 +133,12 @@ impl QuotaState {
         }
     }
 
-    /// A call succeeded. In good times the bucket is full, and this is one load.
+    /// So many calls succeeded. In good times the bucket is full, and this is one load.
     #[inline]
-    pub(crate) fn refund(&self) {
+    pub(crate) fn refund(&self, calls: u32) {
         if self.tokens.load(Ordering::Relaxed) < self.full {
-            // several at once may overfill by their refunds; whoever spends next cuts it back
-            self.tokens.fetch_add(self.refund, Ordering::Relaxed);
+            // may overfill by these refunds; whoever spends next cuts it back
+            self.tokens.fetch_add(self.refund * u64::from(calls), Ordering::Relaxed);
         }
     }
 
@@ -191,9 +191,10 @@ mod tests {
         let start = Instant::now();
         let quota = QuotaState::new(RetryQuota::ratio(0.2).floor(0).reserve(50), start);
         assert_eq!(spend_all(&quota, start), 50);
-        (0..100).for_each(|_| quota.refund());
+        (0..50).for_each(|_| quota.refund(1));
+        quota.refund(50);
         assert_eq!(spend_all(&quota, start + Duration::from_secs(9)), 20);
-        (0..10_000).for_each(|_| quota.refund());
+        (0..10_000).for_each(|_| quota.refund(1));
         assert_eq!(quota.left(), Some(50), "no more than the reserve is saved up");
         assert_eq!(spend_all(&quota, start), 50);
     }

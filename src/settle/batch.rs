@@ -97,7 +97,10 @@ impl LaneBatch {
         counts: Option<Box<[Count]>>,
     ) -> Arc<Self> {
         let n = batch.records.len();
-        let word = 1 | epoch_bits(lane.epoch());
+        let word = fresh(lane.epoch());
+        if batch.deadline.is_some() {
+            lane.raise(Flag::TIMED);
+        }
         Arc::new(Self {
             states: (0..n).map(|_| AtomicU64::new(word)).collect(),
             open: AtomicU32::new(u32::try_from(n).expect("a batch has fewer than 2^32 records")),
@@ -157,11 +160,11 @@ impl LaneBatch {
 
     /// Takes record `index` for the flow of the lane's present epoch; `None` if it is settled, or held for
     /// the fault sink. Each record is taken once an epoch.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(self: &Arc<Self>, index: u32, epoch: u32) -> Option<Ticket> {
         let word = &self.states[index as usize];
         let now = word.load(Ordering::Acquire);
-        if now != 1 | epoch_bits(epoch) && !self.rearm(word, now, epoch) {
+        if now != fresh(epoch) && !self.rearm(word, now, epoch) {
             return None;
         }
         let place = NonZeroU32::MIN.saturating_add(index);
@@ -228,14 +231,25 @@ impl LaneBatch {
             self.lane.halt();
             return false;
         }
+        self.count_out() || self.lane.is_awaited()
+    }
+
+    /// A record was closed; whether it was the last of the batch, so that the shard is to be told.
+    #[inline(always)]
+    fn count_out(&self) -> bool {
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a record was settled twice");
         if before == 1 {
             // the lane may wait for no more than this
             self.lane.waker.wake();
         }
-        before == 1 || self.lane.has(Flag::WANTED)
+        before == 1
     }
+}
+
+/// The state of a record that is one part, of which nothing has become yet.
+fn fresh(epoch: u32) -> u64 {
+    1 | epoch_bits(epoch)
 }
 
 fn epoch_bits(epoch: u32) -> u64 {
@@ -343,10 +357,23 @@ impl Ticket {
         }
     }
 
-    /// The record is done: as [`decide_quietly`](Self::decide_quietly).
+    /// The record is done. Leaves it to the caller to tell the shard: whether it has to. Where the lane
+    /// [is awaited](LaneState::is_awaited) it has to in any case.
     #[inline(always)]
     pub(crate) fn done_quietly(self) -> bool {
-        self.decide_quietly(Fate::Done, 0, RETURNS_ONE)
+        // nearly always nothing has become of it yet, and it is whole: then one step does
+        let (fresh, done) = (fresh(self.epoch), DONE | epoch_bits(self.epoch));
+        let (order, word) = (Ordering::AcqRel, self.word());
+        match word.compare_exchange(fresh, done, order, Ordering::Relaxed) {
+            Ok(_) => self.batch.count_out(),
+            Err(_) => self.decide_done(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn decide_done(&self) -> bool {
+        self.decide_quietly(Fate::Done, 0, 0)
     }
 
     /// Notes that this part waits for the fault sink: it will not be fed again, and is not settled. False if

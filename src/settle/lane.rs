@@ -37,7 +37,8 @@ impl Flag {
     pub(crate) const FINAL: u32 = 1 << 5;
     /// The lane drains: what could wait without end is returned instead.
     pub(crate) const DRAINING: u32 = 1 << 6;
-    /// The shard wants to know of every settled record, not only of settled batches.
+    /// The reader stands at its limit: a lane that has nothing more to do tells of every settled record, not
+    /// only of settled batches.
     pub(crate) const WANTED: u32 = 1 << 7;
     /// The shard is gone: nothing may be faulted or settled any more.
     pub(crate) const LOST: u32 = 1 << 8;
@@ -47,6 +48,10 @@ impl Flag {
     pub(crate) const SKIPPING: u32 = 1 << 10;
     /// The source acknowledges one by one: a returned record goes back to it, and the lane goes on.
     pub(crate) const EACH: u32 = 1 << 11;
+    /// There was a batch with a deadline: a unit has to be asked for its own.
+    pub(crate) const TIMED: u32 = 1 << 12;
+    /// All that was read has been fed: the lane has nothing more to do but what it is at.
+    pub(crate) const HUNGRY: u32 = 1 << 13;
 }
 
 /// One stage of a pipeline, as its builder described it.
@@ -195,14 +200,6 @@ impl Drop for Waiting<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn(u64);
 
-impl Turn {
-    /// As a number that is never zero.
-    #[inline]
-    pub(crate) fn number(self) -> u64 {
-        self.0
-    }
-}
-
 /// Shared state of one lane.
 pub(crate) struct LaneState {
     pub(crate) pipeline: Arc<PipelineInfo>,
@@ -270,6 +267,28 @@ impl LaneState {
         if self.flags.fetch_and(!flags, Ordering::AcqRel) & flags != 0 {
             self.waker.wake();
         }
+    }
+
+    /// Whether the shard waits for every single record: its reader stands at its limit, and the lane has nothing
+    /// more to do. As long as it has, it tells of settled batches alone: that is soon enough to read on.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        const BOTH: u32 = Flag::WANTED | Flag::HUNGRY;
+        self.flags.load(Ordering::Acquire) & BOTH == BOTH
+    }
+
+    /// All that was read has been fed.
+    pub(crate) fn went_hungry(&self) {
+        let before = self.flags.fetch_or(Flag::HUNGRY, Ordering::AcqRel);
+        if before & Flag::HUNGRY == 0 && before & Flag::WANTED != 0 {
+            // what has been settled until now may not have been told
+            self.settled();
+        }
+    }
+
+    /// There is more to be fed.
+    pub(crate) fn was_fed(&self) {
+        self.flags.fetch_and(!Flag::HUNGRY, Ordering::AcqRel);
     }
 
     /// The moment at which the present turn of the lane's task began, or its first use in it: coarse, and
