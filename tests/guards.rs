@@ -312,3 +312,34 @@ async fn r2_a_waiter_that_is_dropped_frees_its_place() {
     assert_eq!(report.pipelines["all"].done, 2);
     assert!(begun.elapsed() <= Duration::from_secs(16), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn b1_what_went_well_counts_before_what_failed_after_it_in_the_same_turn() {
+    let stream = numbers(60, 1);
+    stream.close();
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .on_exhausted(OnExhausted::Fault)
+        .breaker(Breaker::failure_ratio(0.5).on_open(OnOpen::Fault))
+        .build()
+        .unwrap();
+    let dependency = db.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(64, &dependency, async |n: &Event<u64>| {
+                if **n < 31 { Ok(()) } else { Err("down").transient() }
+            })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.faulted), (31, 29), "{report}");
+    // 29 of 60: without the good ones it would have opened with the twentieth
+    let breaker = db.status().breaker.unwrap();
+    assert_eq!((breaker.opened, breaker.calls, breaker.failures), (0, 60, 29));
+    assert_eq!((db.status().successes, db.status().attempts), (31, 60));
+}

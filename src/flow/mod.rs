@@ -42,6 +42,7 @@ pub(crate) mod bulk;
 mod bulk_write;
 mod calls;
 mod compact;
+mod deadlines;
 mod decode;
 mod dedupe;
 mod filter;

@@ -1,117 +1,21 @@
 //! A set of futures that one task polls: reused pinned slots, a waker a slot, and deadlines with one timer
 //! for all of them.
 //!
-//! What shaped it: a future that is set into a box that is there already costs no allocation; a waker a slot
-//! means that only what was woken is polled; and a deadline kept beside the slot instead of a timer inside
-//! each future means that an attempt which is ready at once never reads the clock. Polling goes round
-//! robin, beginning after the slot that was first last time: from 0 up, slots that use up tokio's
-//! cooperative budget would starve those behind them.
+//! What shaped it: a future that is made in a box that is there already costs no allocation, and a waker a slot
+//! means that only what was woken is polled. Polling goes round robin, beginning after the slot that was first
+//! last time: from 0 up, slots that use up tokio's cooperative budget would starve those behind them.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::task::AtomicWaker;
-use pin_project::pin_project;
-use tokio::time::Instant;
-
+use super::deadlines::{ASK, EXPIRED, NONE, waker};
+pub(crate) use super::deadlines::{Deadlines, Elapsed, SlotId, Span};
 use super::timer::Timer;
 use super::turns::Turns;
-use crate::sync::atomic::{AtomicU64, Ordering};
-
-/// No deadline.
-const NONE: u64 = 0;
-/// A span was asked for, and is not yet a moment.
-const ASK: u64 = 1 << 63;
-/// The moment has come.
-const EXPIRED: u64 = u64::MAX;
-const LONGEST: u64 = 1 << 61;
-
-/// What the slots, their wakers and the futures in them share.
-pub(crate) struct Deadlines {
-    ready: Box<[AtomicU64]>,
-    /// Microseconds after `start`.
-    at: Box<[AtomicU64]>,
-    parent: AtomicWaker,
-    start: Instant,
-}
-
-impl Deadlines {
-    /// For a set of `n` slots.
-    pub(crate) fn new(n: usize) -> Arc<Self> {
-        Arc::new(Self {
-            ready: (0..n.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            at: (0..n).map(|_| AtomicU64::new(NONE)).collect(),
-            parent: AtomicWaker::new(),
-            start: Instant::now(),
-        })
-    }
-
-    /// Runs `future` for at most `limit`, in slot `slot`. At most one at a time in a slot.
-    #[inline]
-    pub(crate) fn limit<F: Future>(&self, slot: SlotId, limit: Span, future: F) -> Limited<'_, F> {
-        Limited { future, deadlines: self, slot, limit, asked: false }
-    }
-
-    /// Waits in slot `slot`.
-    pub(crate) async fn pause(&self, slot: SlotId, span: Duration) {
-        if !span.is_zero() {
-            let _ = self.limit(slot, Span::of(span), std::future::pending::<()>()).await;
-        }
-    }
-
-    /// Whether what [`Slots::ask`] asked for in slot `slot` has passed.
-    #[inline]
-    pub(crate) fn is_expired(&self, slot: SlotId) -> bool {
-        self.at[slot.index()].load(Ordering::Relaxed) == EXPIRED
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(LONGEST).min(LONGEST)
-    }
-}
-
-struct SlotWaker {
-    slot: u32,
-    deadlines: Arc<Deadlines>,
-}
-
-impl Wake for SlotWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let (word, bit) = (self.slot as usize / 64, self.slot % 64);
-        if self.deadlines.ready[word].fetch_or(1 << bit, Ordering::AcqRel) == 0 {
-            self.deadlines.parent.wake();
-        }
-    }
-}
-
-/// How long something may take, in microseconds rounded up: never early.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(u64);
-
-impl Span {
-    pub(crate) fn of(span: Duration) -> Self {
-        let micros = u64::from(span.subsec_nanos().div_ceil(1_000));
-        Self(span.as_secs().saturating_mul(1_000_000).saturating_add(micros).min(LONGEST))
-    }
-}
-
-/// Names a slot of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SlotId(u32);
-
-impl SlotId {
-    #[inline]
-    pub(crate) fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+use crate::sync::atomic::Ordering;
 
 /// The set.
 pub(crate) struct Slots<F> {
@@ -236,7 +140,7 @@ impl<F> Slots<F> {
     fn grow(&mut self) -> SlotId {
         assert!(self.places.len() < self.capacity as usize, "no slot is free");
         let slot = self.places.len() as u32;
-        let waker = Waker::from(Arc::new(SlotWaker { slot, deadlines: self.deadlines.clone() }));
+        let waker = waker(slot, &self.deadlines);
         self.places.push(Place { future: Box::pin(None), waker, turn: 0 });
         self.free.push(slot);
         SlotId(slot)
@@ -434,51 +338,15 @@ impl<F> Slots<F> {
     }
 }
 
-/// A future under the deadline of its slot: it needs no timer of its own.
-#[pin_project]
-#[must_use = "futures do nothing unless polled"]
-pub(crate) struct Limited<'a, F> {
-    #[pin]
-    future: F,
-    deadlines: &'a Deadlines,
-    slot: SlotId,
-    limit: Span,
-    asked: bool,
-}
-
-/// The deadline came first.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Elapsed;
-
-impl<F: Future> Future for Limited<'_, F> {
-    type Output = Result<F::Output, Elapsed>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let at = &this.deadlines.at[this.slot.index()];
-        // a result that comes in the same instant as the deadline counts
-        if let Poll::Ready(output) = this.future.poll(cx) {
-            if *this.asked {
-                at.store(NONE, Ordering::Relaxed);
-            }
-            return Poll::Ready(Ok(output));
-        }
-        if !*this.asked {
-            *this.asked = true;
-            at.store(ASK | this.limit.0, Ordering::Relaxed);
-        } else if at.load(Ordering::Relaxed) == EXPIRED && !planted!("no-timeout") {
-            at.store(NONE, Ordering::Relaxed);
-            return Poll::Ready(Err(Elapsed));
-        }
-        Poll::Pending
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::future::poll_fn;
+    use std::task::Wake;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::sync::atomic::AtomicU64;
 
     async fn drain<F: Future>(slots: &mut Slots<F>) -> Vec<F::Output> {
         let mut all = Vec::new();

@@ -181,3 +181,37 @@ fn extreme_settings_do_not_overflow() {
     breaker.auto();
     drop(breaker.admit(start).expect("a probe"));
 }
+
+#[test]
+fn b1_good_results_told_together_count_as_if_told_one_by_one() {
+    let start = Instant::now();
+    let settings = Breaker::failure_ratio(0.4).min_calls(20).window(secs(16));
+    let (single, together) = (circuit(settings, start), circuit(settings, start));
+    let tell = |good: u32, at: Instant| {
+        let word = single.admit_closed().expect("closed");
+        (0..good).for_each(|_| single.good(word, 1, at));
+        together.good(together.admit_closed().expect("closed"), good, at);
+    };
+    let same = |at: Instant| {
+        let (a, b) = (single.status(at), together.status(at));
+        assert_eq!((a.state, a.calls, a.failures), (b.state, b.calls, b.failures));
+        a
+    };
+    // a slot of the window that nobody has counted in, then one that somebody has
+    tell(5, start);
+    tell(6, start);
+    assert_eq!(same(start).calls, 11);
+    // over many slots, some of which are used again
+    for second in 1..40 {
+        tell(second as u32 % 7, start + secs(second));
+        same(start + secs(second));
+    }
+    // too few calls are all that keeps it closed: the one that makes them enough opens it, and not the last,
+    // after which the failures would be too small a share
+    let late = start + secs(100);
+    fail(&single, 10, late);
+    fail(&together, 10, late);
+    assert!(single.is_near() && together.is_near());
+    tell(100, late);
+    assert_eq!(same(late).state, BreakerState::Open);
+}

@@ -74,7 +74,7 @@ fn b3_no_result_counts_in_a_state_in_which_it_did_not_begin() {
                 let (circuit, word) = (circuit.clone(), word.expect("closed"));
                 spawn(move || {
                     if good {
-                        circuit.good(word, circuit.tick(start), || start);
+                        circuit.good(word, 1, start);
                     } else {
                         circuit.result(word, start, false);
                     }
@@ -118,7 +118,7 @@ fn a_token_of_the_quota_is_spent_once() {
                 let (quota, spent) = (quota.clone(), spent.clone());
                 spawn(move || {
                     if n == 2 {
-                        quota.refund();
+                        quota.refund(1);
                     } else {
                         spent.fetch_add(quota.try_spend(start).into(), Ordering::SeqCst);
                     }
