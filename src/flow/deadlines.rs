@@ -68,13 +68,15 @@ impl Deadlines {
 }
 
 struct SlotWaker {
-    slot: u32,
+    word: usize,
+    bit: u64,
     deadlines: Arc<Deadlines>,
 }
 
 /// The waker of one slot.
 pub(super) fn waker(slot: u32, deadlines: &Arc<Deadlines>) -> Waker {
-    Waker::from(Arc::new(SlotWaker { slot, deadlines: deadlines.clone() }))
+    let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+    Waker::from(Arc::new(SlotWaker { word, bit, deadlines: deadlines.clone() }))
 }
 
 impl Wake for SlotWaker {
@@ -83,21 +85,20 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let (word, bit) = (self.slot as usize / 64, self.slot % 64);
-        if self.deadlines.ready[word].fetch_or(1 << bit, Ordering::AcqRel) == 0 {
+        if self.deadlines.ready[self.word].fetch_or(self.bit, Ordering::AcqRel) == 0 {
             self.deadlines.parent.wake();
         }
     }
 }
 
-/// How long something may take, in microseconds rounded up: never early.
+/// How long something may take, in microseconds rounded up: never early, and never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span(pub(super) u64);
 
 impl Span {
     pub(crate) fn of(span: Duration) -> Self {
         let micros = u64::from(span.subsec_nanos().div_ceil(1_000));
-        Self(span.as_secs().saturating_mul(1_000_000).saturating_add(micros).min(LONGEST))
+        Self(span.as_secs().saturating_mul(1_000_000).saturating_add(micros).clamp(1, LONGEST))
     }
 }
 

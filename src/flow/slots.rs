@@ -39,7 +39,7 @@ pub(crate) struct Slots<F> {
 struct Place<F> {
     future: Pin<Box<Option<F>>>,
     waker: Waker,
-    /// The turn in which what is kept there began; zero if it has timers of its own.
+    /// The turn in which what is kept there began; zero if it has timers of its own, or is out of time.
     turn: u64,
 }
 
@@ -82,7 +82,7 @@ impl<'a, F> Empty<'a, F> {
     pub(crate) fn keep(self, limit: Span) -> Option<Pin<&'a mut F>> {
         self.free.pop();
         *self.turn = self.present;
-        *self.kept = limit.0.max(1);
+        *self.kept = limit.0;
         self.future.as_pin_mut()
     }
 }
@@ -188,20 +188,29 @@ impl<F> Slots<F> {
     where
         P: FnMut(SlotId, Pin<&mut F>, &mut Context<'_>) -> Poll<()>,
     {
-        let Place { future, waker, .. } = &mut self.places[slot.index()];
+        let Place { future, waker, turn } = &mut self.places[slot.index()];
         let mut future = future.as_mut();
         // none: woken once more after it was done
         let Some(now) = future.as_mut().as_pin_mut() else { return };
-        let at = &self.deadlines.at[slot.index()];
-        if poll(slot, now, &mut Context::from_waker(waker)).is_ready() {
-            at.store(NONE, Ordering::Relaxed);
+        let done = poll(slot, now, &mut Context::from_waker(waker)).is_ready();
+        let timed = *turn == 0;
+        if done {
             future.set(None);
             self.free.push(slot.0);
-        } else {
-            let at = at.load(Ordering::Relaxed);
-            if at & ASK != 0 && at != EXPIRED {
-                self.asked.push(slot.0);
-            }
+        }
+        if timed {
+            self.note_timer(slot, done);
+        }
+    }
+
+    /// A future was polled that may set timers of its own.
+    fn note_timer(&mut self, slot: SlotId, done: bool) {
+        let at = &self.deadlines.at[slot.index()];
+        let now = at.load(Ordering::Relaxed);
+        if done {
+            at.store(NONE, Ordering::Relaxed);
+        } else if now & ASK != 0 && now != EXPIRED {
+            self.asked.push(slot.0);
         }
     }
 
@@ -291,7 +300,7 @@ impl<F> Slots<F> {
             }
             let now = self.deadlines.now();
             let mut next = u64::MAX;
-            for (slot, place) in self.places.iter().enumerate() {
+            for (slot, place) in self.places.iter_mut().enumerate() {
                 let at = match place.turn {
                     0 => self.deadlines.at[slot].load(Ordering::Relaxed),
                     _ if place.future.is_none() => continue,
@@ -303,6 +312,7 @@ impl<F> Slots<F> {
                 if at <= now {
                     expired = true;
                     self.deadlines.at[slot].store(EXPIRED, Ordering::Relaxed);
+                    place.turn = 0;
                     let (word, bit) = (slot / 64, slot % 64);
                     self.deadlines.ready[word].fetch_or(1 << bit, Ordering::AcqRel);
                 } else {
