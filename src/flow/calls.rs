@@ -224,9 +224,10 @@ where
     pub(crate) fn start(&mut self, unit: Uow<T>, out: impl FnOnce(Ended<V>)) -> Option<Uow<V>> {
         let slot = self.running.next_free();
         let guard = &self.guarded.guard;
+        let (value, lineage) = unit.into_parts();
         let word = match guard.admit_at_once() {
             Some(word) => word,
-            None => match guard.admit_limited(&unit.lineage) {
+            None => match guard.admit_limited(&lineage) {
                 Some((word, permit)) => {
                     if let Some(permit) = permit {
                         hold(&mut self.permits, slot, permit);
@@ -234,12 +235,12 @@ where
                     word
                 }
                 None => {
+                    let unit = lineage.with(value);
                     self.go_on(Rest { unit, slot, tried: None }).map(out);
                     return None;
                 }
             },
         };
-        let (value, lineage) = unit.into_parts();
         let this = self.guarded.clone();
         let mut place = self.running.empty(slot);
         place.fill(Held::new(Work::First((self.first)(this, value, slot, self.keep))));
@@ -274,19 +275,22 @@ where
             let Self { guarded, running, permits, failed, .. } = self;
             running.poll_by(cx, |slot, held, cx| {
                 let HeldNow { work, note } = held.project();
-                let made = match work.project() {
-                    WorkNow::First(first) => std::task::ready!(first.poll(cx)),
+                let first = match work.project() {
+                    WorkNow::First(first) => first,
                     WorkNow::Rest(rest) => return rest.as_mut().poll(cx).map(&mut out),
                 };
+                let Poll::Ready(made) = first.poll(cx) else { return Poll::Pending };
                 let note = note.take().expect("a first attempt that is under way has a note");
-                match made {
-                    Made::Out(new) => {
-                        guarded.guard.went_well(note.admitted.word);
-                        give_back(permits, slot);
-                        out(Ended::Out(note.lineage.with(new)));
+                let new = match made {
+                    Made::Out(new) => new,
+                    made => {
+                        failed.push(Failed { slot, made, note });
+                        return Poll::Ready(());
                     }
-                    made => failed.push(Failed { slot, made, note }),
-                }
+                };
+                guarded.guard.went_well(note.admitted.word);
+                give_back(permits, slot);
+                out(Ended::Out(note.lineage.with(new)));
                 Poll::Ready(())
             });
             if self.failed.is_empty() {

@@ -55,15 +55,13 @@ impl<S: Stage + Send> Drive for Finish<S> {
         let mut this = self.project();
         this.lane.begin_turn();
         let mut good = 0;
-        let mut tell = false;
+        let mut tell = 0;
         let poll = loop {
             match this.stage.as_mut().poll_next(cx) {
                 Poll::Ready(Some(unit)) => {
                     let (value, lineage) = unit.into_parts();
                     drop(value);
-                    if lineage.done_quietly() {
-                        tell = true;
-                    }
+                    tell += u32::from(lineage.done_quietly());
                     good += 1;
                     if good == UNITS_A_POLL {
                         // what is ready at once must not keep the rest from its deadlines
@@ -77,7 +75,7 @@ impl<S: Stage + Send> Drive for Finish<S> {
             }
         };
         // once a turn, not for every record while the reader stands at its limit
-        if tell || (good > 0 && this.lane.is_awaited()) {
+        if tell > 0 || (good > 0 && this.lane.is_awaited()) {
             this.lane.settled();
         }
         poll

@@ -167,7 +167,7 @@ impl LaneBatch {
         if now != fresh(epoch) && !self.rearm(word, now, epoch) {
             return None;
         }
-        let place = NonZeroU32::MIN.saturating_add(index);
+        let place = NonZeroU32::new(index.wrapping_add(1))?;
         Some(Ticket { batch: self.clone(), place, epoch: epoch % EPOCHS })
     }
 
