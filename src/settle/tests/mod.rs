@@ -119,17 +119,27 @@ fn i9_the_shard_hears_of_a_closed_batch_and_of_every_record_when_it_wants_to() {
         let mut heard = std::pin::pin!(signal.notified());
         heard.as_mut().enable()
     };
-    let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
-    let [first, second, third] = [0, 1, 2].map(|n| states.take(n, 0).expect("it is new"));
+    let states = LaneBatch::new(batch(0, 5), lane.clone(), None);
+    let [first, second, third, fourth, last] =
+        [0, 1, 2, 3, 4].map(|n| states.take(n, 0).expect("it is new"));
     first.settle(Fate::Done);
     assert!(!heard(), "its batch is open, and nobody waits");
     lane.raise(Flag::WANTED);
     second.settle(Fate::Filtered);
-    assert!(heard());
+    assert!(!heard(), "the lane has more to do");
+    lane.went_hungry();
+    assert!(heard(), "it has not told of the second");
+    lane.went_hungry();
+    assert!(!heard());
+    third.settle(Fate::Filtered);
+    assert!(heard() && lane.is_awaited());
+    lane.was_fed();
+    fourth.settle(Fate::Filtered);
+    assert!(!heard() && !lane.is_awaited());
     lane.lower(Flag::WANTED);
     let woken = Arc::new(Woken::default());
     lane.waker.register(&woken.clone().into());
-    assert!(third.done_quietly(), "it is left to the caller");
+    assert!(last.done_quietly(), "it is left to the caller");
     assert!(!heard());
     assert_eq!(woken.0.load(Ordering::SeqCst), 1, "the lane may wait for no more than this");
 
