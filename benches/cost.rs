@@ -28,8 +28,8 @@ struct Variant {
 }
 
 const VARIANTS: [Variant; 2] = [
-    Variant { name: "ready", handler: Handler::Ready, limit: 450.0 },
-    Variant { name: "yields", handler: Handler::Yields, limit: 750.0 },
+    Variant { name: "ready", handler: Handler::Ready, limit: 433.0 },
+    Variant { name: "yields", handler: Handler::Yields, limit: 777.0 },
 ];
 
 /// Allocations of 1,000 events: those of batches, turns and commits; one an event would be 1,000.
