@@ -1,8 +1,8 @@
 //! Runs the simulator: kept cases, random seeds of every scenario, and every kill point of small ones.
 //!
 //! `SIM_SEEDS=n` runs `n` seeds a scenario; `SIM_SEED=n` (with `SIM_SCENARIO=name`, or all) runs one and prints
-//! the end of its trace; `SIM_CASE='…'` runs a case as a failure prints it; `SIM_EXHAUSTIVE=full` tries every
-//! pair of kill points.
+//! the end of its trace; `SIM_CASE='…'` runs a case as a failure prints it; `SIM_GO_ON=1` does not stop at
+//! the first failure; `SIM_EXHAUSTIVE=full` tries every pair of kill points.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -24,6 +24,8 @@ const SLOW: Duration = Duration::from_secs(5);
 /// What some run has to see, or the simulator has become too tame.
 const SOMETIMES: &[&str] = &[
     "breaker opened",
+    "host answered",
+    "paused",
     "calm",
     "circuit open",
     "commit lost",
@@ -62,8 +64,10 @@ fn kept() -> Vec<Case> {
         .collect()
 }
 
-/// Runs cases on all cores. The first that fails is shrunk, printed, and ends everything.
+/// Runs cases on all cores. The first that fails is shrunk, printed, and ends everything; with `SIM_GO_ON=1` the
+/// others run all the same, and each that fails is named.
 fn run_all(cases: &[Case]) -> BTreeMap<&'static str, u64> {
+    let go_on = std::env::var("SIM_GO_ON").is_ok_and(|text| text == "1");
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<Case>> = Mutex::new(None);
     let sometimes: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
@@ -71,14 +75,17 @@ fn run_all(cases: &[Case]) -> BTreeMap<&'static str, u64> {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while failed.lock().unwrap().is_none() {
+                while go_on || failed.lock().unwrap().is_none() {
                     let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                     let began = std::time::Instant::now();
                     let outcome = run(case);
                     if began.elapsed() > SLOW {
                         eprintln!("slow: {:?} for {case}", began.elapsed());
                     }
-                    if outcome.failure.is_some() {
+                    if let Some(failure) = outcome.failure {
+                        if go_on {
+                            eprintln!("fails: SIM_CASE='{case}' {failure}");
+                        }
                         failed.lock().unwrap().get_or_insert(case.clone());
                     }
                     let mut all = sometimes.lock().unwrap();
