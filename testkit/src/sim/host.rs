@@ -32,12 +32,9 @@ pub(crate) async fn go(sim: &Arc<Sim>, ending: Ending, processor: &Processor) {
         Ending::Heal(at) => (Some(at), at + PATIENCE),
     };
     let healer = async {
-        match heals {
-            Some(at) => {
-                tokio::time::sleep(at).await;
-                calm_down(sim);
-            }
-            None => {}
+        if let Some(at) = heals {
+            tokio::time::sleep(at).await;
+            calm_down(sim);
         }
         std::future::pending::<()>().await
     };
