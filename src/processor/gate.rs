@@ -199,19 +199,20 @@ impl GateKeeper {
             let seen = batch.count(index as usize) != Count::New;
             match self.max_deliveries {
                 _ if seen => None,
-                Some(most) if record.deliveries() >= most && !self.gave_up => {
-                    self.gave_up = true;
-                    let text = format!(
-                        "delivered {} times without a decision: it may kill the process",
-                        record.deliveries()
-                    );
-                    Some(StepError::new(Class::CrashLoop, text).with_name("CrashLoop"))
-                }
-                Some(_) if self.suspects(record) => {
+                Some(most) if self.suspects(record) => {
+                    // one that is given up takes its turn too: were it not committed when the next one kills, each
+                    // life would give up the same again, and the next one never
                     if !self.gate.enter(batch, index, cx.waker()) {
                         return Entry::Wait;
                     }
-                    None
+                    (record.deliveries() >= most && !self.gave_up).then(|| {
+                        self.gave_up = true;
+                        let text = format!(
+                            "delivered {} times without a decision: it may kill the process",
+                            record.deliveries()
+                        );
+                        StepError::new(Class::CrashLoop, text).with_name("CrashLoop")
+                    })
                 }
                 _ => None,
             }

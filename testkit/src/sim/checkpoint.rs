@@ -147,7 +147,7 @@ impl SimAcker {
         world.more.notify_waiters();
     }
 
-    fn each(&self, world: &mut World, acks: &[(Position, Ack)]) {
+    pub(crate) fn each(&self, world: &mut World, acks: &[(Position, Ack)]) {
         let now = world.now();
         for (position, ack) in acks {
             let Some(index) =
@@ -167,7 +167,10 @@ impl SimAcker {
                     self.must_be_settled(world, index);
                     AckState::Acked
                 }
-                Ack::Again { after } => AckState::Free(now.saturating_add(micros(*after))),
+                Ack::Again { after } => {
+                    world.shards[self.shard].entries[index].given_back.0 = true;
+                    AckState::Free(now.saturating_add(micros(*after)))
+                }
                 _ => return world.fail("I2", "an acknowledgement that nobody knows"),
             };
             // a late word about a copy does not take back that the record is settled

@@ -108,6 +108,10 @@ pub(crate) struct Plan {
     pub(crate) commit_records: u64,
     pub(crate) flood: Option<(f64, u32)>,
     pub(crate) max_deliveries: Option<u32>,
+    /// Somebody plays with the switches of the handle.
+    pub(crate) switches: bool,
+    /// Records are given a batch at a time, by a host.
+    pub(crate) host: bool,
     /// Ends by a signal, or because the source ends.
     pub(crate) ends_by_signal: bool,
     pub(crate) drain: Duration,
@@ -163,6 +167,8 @@ impl Plan {
             commit_records: rng.pick(&[1, 5, 10_000]),
             flood: None,
             max_deliveries: None,
+            switches: false,
+            host: false,
             ends_by_signal: rng.chance(0.5),
             drain: Duration::from_secs(rng.pick(&[1, 5, 20])),
         };
@@ -353,6 +359,8 @@ impl Plan {
         self.outages.is_empty()
             && self.menus.values().all(|menu| menu.iter().all(|(_, chance)| *chance == 0.0))
             && self.lives.len() == 1
+            && !self.switches
+            && !self.host
             && !self.log.iter().any(|(_, _, kind)| *kind == Kind::Killer)
     }
 

@@ -70,6 +70,10 @@ scenarios! {
     CrashLoop = "crash-loop",
     /// Nearly all is refused, and the flood guard is on.
     Flood = "flood",
+    /// An operator who pauses pipelines and holds breakers.
+    Switches = "switches",
+    /// A host that gives records a batch at a time, and waits for their fates.
+    Host = "host",
     /// A few records and one shard, for every kill point there is.
     Tiny = "tiny",
     /// The same in groups.
@@ -206,6 +210,31 @@ impl Scenario {
                     }
                 }
                 plan.guards.return_limit = None;
+            }
+            Scenario::Switches => {
+                plan.switches = true;
+                plan.shapes = vec![rng.pick(&[
+                    Shape::Parallel(4),
+                    Shape::ByKey(2),
+                    Shape::Grouped { items: 3, width: 2 },
+                    Shape::Bulk { items: 5, requests: 2, ordered: false },
+                ])];
+                if matches!(plan.shapes[0], Shape::Parallel(_)) {
+                    plan.shapes.push(Shape::Call);
+                    plan.guards.breaker = Some(rng.pick(&[OnOpen::Fault, OnOpen::Pause]));
+                    plan.guards.fault_when_exhausted = true;
+                }
+            }
+            Scenario::Host => {
+                plan.host = true;
+                plan.each = true;
+                plan.shapes = vec![rng.pick(&[
+                    Shape::Call,
+                    Shape::Parallel(width),
+                    Shape::ByKey(width),
+                    Shape::Grouped { items: 3, width: 2 },
+                    Shape::Bulk { items: 5, requests: 2, ordered: false },
+                ])];
             }
             Scenario::Tiny | Scenario::TinyGrouped | Scenario::TinyBulk | Scenario::TinyEach => {
                 self.shrink_plan(plan);

@@ -67,19 +67,11 @@ impl SimSource {
     fn change(&self, order: Order) -> Change<SimReader, SimAcker> {
         match order {
             Order::Assign { shard, term } => {
-                let next = self.sim.world().shards[shard].start;
                 let sim = self.sim.clone();
-                let process = self.process;
+                let reader = SimReader::of(&sim, &sim.world(), shard);
                 Change::Assigned {
                     shard: ShardId::new(shard_name(shard)),
-                    reader: SimReader {
-                        sim: sim.clone(),
-                        process,
-                        shard,
-                        term,
-                        next,
-                        again: false,
-                    },
+                    reader: SimReader { process: self.process, term, ..reader },
                     acker: SimAcker { sim, shard, term },
                 }
             }
@@ -152,6 +144,13 @@ impl Reader for SimReader {
 }
 
 impl SimReader {
+    /// Reads a shard for the present ownership, from its beginning.
+    pub(crate) fn of(sim: &Arc<Sim>, world: &World, shard: usize) -> Self {
+        let own = &world.shards[shard];
+        let (process, term, next) = (own.owner, own.term, own.start);
+        Self { sim: sim.clone(), process, shard, term, next, again: false }
+    }
+
     /// The stream drops records that were not read yet.
     fn lose_some(&mut self, world: &mut World) -> Option<Read> {
         let own = &world.shards[self.shard];
@@ -205,7 +204,7 @@ impl SimReader {
         due.min().map(|at| Duration::from_micros(at.saturating_sub(now).max(1_000)))
     }
 
-    fn deliver(&mut self, world: &mut World, room: Room, twice: bool) -> Option<Read> {
+    pub(crate) fn deliver(&mut self, world: &mut World, room: Room, twice: bool) -> Option<Read> {
         let sim = self.sim.clone();
         let plan = &sim.plan;
         let own = &world.shards[self.shard];

@@ -30,7 +30,11 @@ pub(crate) fn check_ledger(sim: &Arc<Sim>) {
                 };
                 match kind {
                     Kind::Skip => {
-                        let none = effects + faults as u32 == 0;
+                        // of several shards an innocent record may be taken for the killer, before any filter
+                        let suspected = world.faults_of.get(&(pipe, at)).is_some_and(|ids| {
+                            ids.iter().all(|id| world.faults[id].class == "crash_loop")
+                        });
+                        let none = effects == 0 && (faults == 0 || suspected && plan.shards > 1);
                         world.check("I3", none, what("it was to be kept out"));
                     }
                     Kind::Poison | Kind::Garbled | Kind::Killer => {

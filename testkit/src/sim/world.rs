@@ -65,6 +65,8 @@ pub(crate) struct Entry {
     pub(crate) deliveries: u32,
     /// Where records are acknowledged one by one.
     pub(crate) ack: AckState,
+    /// Given back in this life, one by one; in an earlier one.
+    pub(crate) given_back: (bool, bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +281,10 @@ impl World {
         }
         for shard in &mut self.shards {
             shard.committing.clear();
+            for entry in &mut shard.entries {
+                let (now, before) = entry.given_back;
+                entry.given_back = (false, now || before);
+            }
             shard.fresh = true;
         }
     }
@@ -346,6 +352,7 @@ impl World {
             gone: false,
             deliveries: 0,
             ack: AckState::Free(0),
+            given_back: (false, false),
         });
         self.more.notify_waiters();
     }
