@@ -216,3 +216,19 @@ fn a_pipeline_answers_to_its_name_and_to_those_it_had() {
     info.formerly.clear();
     assert!(info.is_called("q0") && !info.is_called("old"));
 }
+
+#[test]
+fn s5_a_return_that_is_final_is_not_fed_again_and_what_is_undecided_is() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let states = LaneBatch::new(batch(0, 2), lane.clone(), None);
+    let [returned, undecided] = [0, 1].map(|n| states.take(n, 0).expect("it is new"));
+    lane.raise(Flag::FINAL);
+    returned.settle(Fate::Returned);
+    assert!(undecided.split(2));
+    undecided.settle(Fate::Returned);
+    assert_eq!(states.open(), 1, "a final return closes its record");
+    assert!(!lane.has(Flag::HALTED) && !states.is_through());
+    let epoch = lane.next_epoch();
+    assert!(states.take(0, epoch).is_none());
+    assert!(states.take(1, epoch).is_some());
+}
