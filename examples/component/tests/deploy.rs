@@ -27,10 +27,8 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn every_metric_that_an_alert_asks_for_is_documented() {
     let documents = read("../../docs/metrics.md");
-    let known: BTreeSet<_> = documents
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        .collect();
+    let known: BTreeSet<_> =
+        documents.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     for file in ["deploy/alerts.yaml", "deploy/alerts_test.yaml"] {
         let text = read(file);
         let asked = metrics(&text);
@@ -38,7 +36,10 @@ fn every_metric_that_an_alert_asks_for_is_documented() {
         let unknown: Vec<_> = asked.difference(&known).collect();
         assert!(unknown.is_empty(), "{file} asks for {unknown:?}");
     }
-    assert_eq!(metrics("a streambreaker_x_total{} > streambreaker_y"), ["streambreaker_x_total", "streambreaker_y"].into());
+    assert_eq!(
+        metrics("a streambreaker_x_total{} > streambreaker_y"),
+        ["streambreaker_x_total", "streambreaker_y"].into()
+    );
 }
 
 #[test]

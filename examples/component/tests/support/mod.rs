@@ -83,8 +83,7 @@ pub fn expected(lines: &[String], rules: Rules) -> Expected {
         let [submitted] = of("order-submitted")[..] else { panic!("{order} is submitted once") };
         let newest = events
             .values()
-            .filter(|e| e["type"] == "order-submitted" || e["type"] == "order-changed")
-            .next_back()
+            .rfind(|e| e["type"] == "order-submitted" || e["type"] == "order-changed")
             .unwrap();
         let cents = submitted["cents"].as_i64().unwrap();
         let at = |event: &Value| event["timestamp"].as_i64().unwrap();
