@@ -9,7 +9,6 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 
 use orders_component::generate::Generator;
@@ -137,31 +136,26 @@ fn tell(report: &Report, code: ExitCode) -> ExitCode {
     code
 }
 
-/// Writes events where the component reads them.
+/// Writes events where the component reads them, unless others are there.
 fn generate(generator: Generator, settings: &Settings) -> Result<ExitCode, BoxError> {
     let path = settings.events();
-    let mut text = generator.lines(settings.rules()).join("\n");
-    text.push('\n');
-    write_anew(&path, &text)
-        .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
-    println!(
-        "{} events of {} orders in {}",
-        text.lines().count(),
-        generator.orders,
-        path.display()
-    );
+    let lines = generator.lines(settings.rules());
+    let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+    match fs::read(&path) {
+        Ok(found) if found == text.as_bytes() => {}
+        Ok(_) => {
+            let path = path.display();
+            return Err(
+                format!("{path} holds other events; name another directory by --data").into()
+            );
+        }
+        Err(_) => {
+            let written = fs::create_dir_all(&settings.data).and_then(|()| fs::write(&path, &text));
+            written.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+        }
+    }
+    println!("{} events of {} orders in {}", lines.len(), generator.orders, path.display());
     Ok(ExitCode::SUCCESS)
-}
-
-fn write_anew(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    // the same seed writes the same file: left as it is, so that its checkpoint stays good
-    if fs::read(path).is_ok_and(|found| found == text.as_bytes()) {
-        return Ok(());
-    }
-    fs::write(path, text)
 }
 
 /// Asks a component that runs, on its socket.

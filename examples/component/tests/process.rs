@@ -79,6 +79,10 @@ fn i4_a_demo_ends_with_what_an_independent_computation_finds() {
     for pipeline in ["rules", "view"] {
         assert_eq!(faulted(&faults(&data), pipeline), expected.poison[pipeline], "{pipeline}");
     }
+    // other events are not written over these
+    let other = run(&data, &["demo", "--seed", "12", "--orders", "300"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other.stderr).contains("by --data"), "{}", text(&other.stderr));
     // once more from the beginning: the same ids, the same tables
     fs::remove_file(data.join("orders.checkpoint")).unwrap();
     let once: BTreeSet<_> = faults(&data).iter().map(|fault| fault.id).collect();
