@@ -287,6 +287,7 @@ impl Floodgate {
     }
 
     /// The limits that hold now.
+    #[cfg(feature = "admin")]
     pub(crate) fn guard(&self) -> FloodGuard {
         self.lock().guard
     }
