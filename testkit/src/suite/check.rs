@@ -1,5 +1,6 @@
 //! One rule, in a runtime of its own.
 
+use std::fmt;
 use std::future::Future;
 use std::ops::AsyncFnOnce;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -57,6 +58,25 @@ pub trait Harness: Send + Sync + 'static {
     fn teardown(&mut self) -> impl Future<Output = Result<(), BoxError>> {
         async { Ok(()) }
     }
+}
+
+/// States something that a test cannot hold against anybody, for whoever looks at its output.
+pub(crate) fn state(what: impl fmt::Display) {
+    println!("states: {what}");
+}
+
+/// Whether this is declared, which is then stated.
+pub(crate) fn declared<C: fmt::Display + PartialEq>(cannot: &[C], what: C) -> bool {
+    let declared = cannot.contains(&what);
+    if declared {
+        state(what);
+    }
+    declared
+}
+
+/// What the harness was asked for.
+pub(crate) fn must<T>(what: &str, result: Result<T, BoxError>) -> T {
+    result.unwrap_or_else(|error| panic!("the harness fails to {what}: {error}"))
 }
 
 /// Runs one rule against a harness: sets it up, holds the rule against it, and clears away.

@@ -2,25 +2,28 @@
 
 #![allow(clippy::unwrap_used)] // a test may
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+
 mod sinks;
 mod sources;
 mod stages;
 
 /// Whether a rule panics. The message is hidden: it is expected.
 fn fails(rule: impl FnOnce()) -> bool {
-    let quiet = std::sync::LazyLock::force(&QUIET);
-    let _ = quiet;
+    LazyLock::force(&QUIET);
     EXPECTED.set(true);
-    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(rule)).is_err();
+    let failed = catch_unwind(AssertUnwindSafe(rule)).is_err();
     EXPECTED.set(false);
     failed
 }
 
 thread_local! {
-    static EXPECTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
-static QUIET: std::sync::LazyLock<()> = std::sync::LazyLock::new(|| {
+static QUIET: LazyLock<()> = LazyLock::new(|| {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !EXPECTED.get() {

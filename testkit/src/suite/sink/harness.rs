@@ -7,7 +7,8 @@ use streambreaker::error::Class;
 use streambreaker::sink::OutcomeLog;
 use streambreaker::{BoxError, Sink, StepError};
 
-use crate::suite::check::Harness;
+use crate::suite::check::{Harness, declared};
+pub(crate) use crate::suite::check::{must, state};
 
 /// What a sink, or its harness, cannot do. Stated by the tests, and checked where that can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,21 +98,7 @@ pub trait SinkHarness: Harness {
 
 /// Whether it declares that it cannot do this, which is then stated.
 pub(crate) fn cannot<H: SinkHarness>(harness: &H, what: Cannot) -> bool {
-    let declared = harness.cannot().contains(&what);
-    if declared {
-        state(what);
-    }
-    declared
-}
-
-/// States something, for whoever looks at the output of the test.
-pub(crate) fn state(what: impl fmt::Display) {
-    println!("states: {what}");
-}
-
-/// Does what the harness is asked for.
-pub(crate) fn must<T>(what: &str, result: Result<T, BoxError>) -> T {
-    result.unwrap_or_else(|error| panic!("the harness fails to {what}: {error}"))
+    declared(&harness.cannot(), what)
 }
 
 /// One request, and what the sink says of it.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use streambreaker::record::ShardId;
 use streambreaker::{BoxError, Source};
 
-use crate::suite::check::Harness;
+use crate::suite::check::{Harness, declared};
+pub(super) use crate::suite::check::{must, state};
 
 /// What is published: what a record carries from its producer.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -189,19 +190,5 @@ pub trait SourceHarness: Harness {
 
 /// Whether it declares that it cannot do this, which is then stated.
 pub(super) fn cannot<H: SourceHarness>(harness: &H, what: Cannot) -> bool {
-    let declared = harness.cannot().contains(&what);
-    if declared {
-        state(what);
-    }
-    declared
-}
-
-/// States something, for whoever looks at the output of the test.
-pub(super) fn state(what: impl fmt::Display) {
-    println!("states: {what}");
-}
-
-/// Does what the harness is asked for.
-pub(super) fn must<T>(what: &str, result: Result<T, BoxError>) -> T {
-    result.unwrap_or_else(|error| panic!("the harness fails to {what}: {error}"))
+    declared(&harness.cannot(), what)
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::harness::{Does, StageHarness, Work};
 use super::rig::{Rig, process};
+use crate::suite::check::state;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -27,7 +28,7 @@ async fn rig<H: StageHarness>(harness: &H, n: usize, work: &Work) -> Rig {
 fn calls<H: StageHarness>(harness: &H) -> bool {
     let calls = harness.shape().calls;
     if !calls {
-        println!("states: runs no futures");
+        state("runs no futures");
     }
     calls
 }
@@ -179,7 +180,7 @@ pub async fn p5_after_256_units_in_one_poll_it_wakes_itself_and_yields<H: StageH
     rig.script.allow(2_000);
     rig.forget_wakes();
     if rig.next().is_ready() {
-        return println!("states: hands on what it takes");
+        return state("hands on what it takes");
     }
     let handed = rig.script.handed();
     assert!((1..=257).contains(&handed), "point 5: it took {handed} units in one poll");
@@ -194,7 +195,7 @@ pub async fn p6_units_that_use_up_the_budget_do_not_starve_the_others<H: StageHa
 ) {
     let n = harness.shape().at_once;
     if !calls(harness) || n < 2 {
-        return println!("states: works on one unit at a time");
+        return state("works on one unit at a time");
     }
     let hogs = (n / 16).max(1);
     let work = Work::new(Does::Hog { hogs });
@@ -247,7 +248,7 @@ pub async fn o11_a_unit_that_follows_another_of_its_key_meets_its_timeout<H: Sta
     harness: &H,
 ) {
     if !harness.shape().keyed {
-        return println!("states: knows no keys");
+        return state("knows no keys");
     }
     let work = Work::new(Does::Hang);
     // three of one key, one after the other
