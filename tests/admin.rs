@@ -314,6 +314,28 @@ async fn a_web_page_can_neither_read_nor_turn() {
 }
 
 #[tokio::test]
+async fn a_read_only_listener_shows_all_and_turns_nothing() {
+    let stream = Stream::new("numbers", 1);
+    let processor = processor(&stream);
+    let bind = Listener::bind("127.0.0.1:0").read_only().metrics_by(|| "a 1\n".to_owned());
+    let serving = bind.await.unwrap().spawn(processor.handle());
+    let at = serving.local_addr().unwrap();
+    for path in ["/livez", "/status", "/metrics"] {
+        assert_eq!(get(at, path).await.status, 200, "{path}");
+    }
+    let refused = post(at, "/pipelines/all/pause", json!({})).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.error().contains("GET /livez"), "{}", refused.error());
+    assert_eq!(get(at, "/status").await.json()["pipelines"]["all"]["paused"], false);
+
+    // a second listener of the same processor turns them
+    let other = Listener::bind("127.0.0.1:0").await.unwrap().spawn(processor.handle());
+    let turned = post(other.local_addr().unwrap(), "/pipelines/all/pause", json!({})).await;
+    assert_eq!(turned.status, 200, "{}", turned.body);
+    assert_eq!(get(at, "/status").await.json()["pipelines"]["all"]["paused"], true);
+}
+
+#[tokio::test]
 async fn only_the_loopback_unless_told_otherwise() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let error = Listener::bind(address).await.unwrap_err();

@@ -40,6 +40,8 @@ fn an_empty_configuration_changes_nothing() {
     assert!(text.contains("10000 records and 64MiB a shard"), "{text}");
     assert!(text.contains("write (4 at once, `db`)"), "{text}");
     assert!(text.contains("drains within 20s"), "{text}");
+    let guard = "above 50 % of the last 1000 units, from 100 on; cools down for 30s to 10m";
+    assert_eq!(text.matches(guard).count(), 2, "{text}");
     assert!(text.contains("attempt: within 1s; waits up to 30s for its turn"), "{text}");
     // nothing of a resource is printed as Rust would: it is read by people
     assert!(!text.contains("Some("), "{text}");
@@ -52,7 +54,7 @@ fn configuration_wins_over_code() {
             "processor": {"in_flight": {"records": 500}, "drain": "25s", "commit": {"every": "250ms"}},
             "pipelines": {
                 "totals": {"stages": {"write": {"n": 32}, "group_by": {"linger": "2s"}}},
-                "other": {"enabled": false}
+                "other": {"enabled": false, "flood_guard": {"enabled": false}}
             },
             "resources": {"db": {"timeout": "3s", "retry": {"max_attempts": 2}}}
         }"#,
@@ -67,6 +69,7 @@ fn configuration_wins_over_code() {
         "2 x 3000 ms",
         "2000 ms",
         "`other` (disabled)",
+        "flood guard: off",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
@@ -99,6 +102,24 @@ async fn the_width_of_a_stage_is_what_the_configuration_says() {
         .unwrap();
     processor.run(Shutdown::never()).await.unwrap();
     assert_eq!(most.load(Ordering::SeqCst), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_of_a_stage_is_what_the_configuration_says() {
+    let began = tokio::time::Instant::now();
+    let processor = Processor::builder("p")
+        .source(memory::stream((0..21u64).map(|n| n.to_string())))
+        .faults(memory::faults())
+        .config(config(
+            r#"{"pipelines": {"all": {"stages": {"rate_limit": {"rate": {"n": 10, "burst": 1}}}}}}"#,
+        ))
+        .pipeline("all", |flow| flow.json::<u64>().rate_limit(Rate::per_second(100_000)))
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].done, 21);
+    // 21 at ten a second, less the two that a burst of one lets go at once
+    assert_eq!(began.elapsed().as_millis(), 1_901);
 }
 
 #[test]

@@ -40,6 +40,7 @@ pub(super) type Render = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) struct App {
     pub(super) handle: Handle,
     pub(super) hosts: Hosts,
+    pub(super) read_only: bool,
     pub(super) metrics: Option<Render>,
 }
 
@@ -86,6 +87,12 @@ impl App {
     async fn try_answer(&self, request: Request<Incoming>, until: Instant) -> Result<Reply, Reply> {
         let (head, body) = request.into_parts();
         let route = Route::of(&head.method, head.uri.path())?;
+        if self.read_only && matches!(route, Route::Turn(_)) {
+            return Err(Reply::error(
+                StatusCode::FORBIDDEN,
+                "this listener turns no switches; accepted: GET /livez, /readyz, /status, /metrics",
+            ));
+        }
         guard::check(&head, &self.hosts)?;
         match route {
             Route::Look(look) => Ok(self.look(look)),
@@ -161,7 +168,8 @@ mod tests {
             .build()
             .expect("valid");
         let hosts = Hosts::Known(Vec::new());
-        let app = Arc::new(App { handle: processor.handle(), hosts, metrics: None });
+        let app =
+            Arc::new(App { handle: processor.handle(), hosts, read_only: false, metrics: None });
         let (ours, theirs) = tokio::io::duplex(256);
         (ours, tokio::spawn(serve(theirs, app, stop.clone())))
     }

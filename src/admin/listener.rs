@@ -60,6 +60,7 @@ pub enum AdminError {
 pub struct Listener {
     door: Door,
     hosts: Hosts,
+    read_only: bool,
     metrics: Metrics,
     connections: u32,
 }
@@ -91,6 +92,7 @@ enum Place {
 pub struct Bind {
     place: Place,
     any_address: bool,
+    read_only: bool,
     hosts: Vec<String>,
     metrics: Metrics,
     connections: u32,
@@ -150,7 +152,7 @@ impl Listener {
     }
 
     fn run(self, handle: Handle, stop: CancellationToken) -> impl Future<Output = ()> + Send {
-        let Self { door, hosts, metrics, connections } = self;
+        let Self { door, hosts, read_only, metrics, connections } = self;
         let render: Option<Render> = match &metrics {
             Metrics::None => None,
             Metrics::Own(recorder) => {
@@ -159,7 +161,7 @@ impl Listener {
             }
             Metrics::Theirs(render) => Some(render.clone()),
         };
-        let app = Arc::new(App { handle, hosts, metrics: render });
+        let app = Arc::new(App { handle, hosts, read_only, metrics: render });
         async move {
             let free = Arc::new(Semaphore::new(connections as usize));
             accept(door, &metrics, &app, &free, &stop).await;
@@ -241,6 +243,7 @@ impl Bind {
         Self {
             place,
             any_address: false,
+            read_only: false,
             hosts: Vec::new(),
             metrics: Metrics::None,
             connections: CONNECTIONS,
@@ -248,9 +251,16 @@ impl Bind {
     }
 
     /// Also an address that can be reached from outside. There is no authentication: whoever reaches it sees the
-    /// status and turns the switches.
+    /// status and, unless it is [`read_only`](Self::read_only), turns the switches.
     pub fn allow_any_address(mut self) -> Self {
         self.any_address = true;
+        self
+    }
+
+    /// Serves what is to be looked at, and no switch: for probes and scrapers, which come from outside, beside a
+    /// second listener on the loopback or a Unix socket for those who may turn switches.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
         self
     }
 
@@ -281,7 +291,7 @@ impl Bind {
     }
 
     async fn open(self) -> Result<Listener, AdminError> {
-        let Self { place, any_address, hosts, metrics, connections } = self;
+        let Self { place, any_address, read_only, hosts, metrics, connections } = self;
         let (door, hosts) = match place {
             Place::Tcp(address) => {
                 (Door::Tcp(tcp(&address, any_address).await?), Hosts::Known(hosts))
@@ -292,7 +302,7 @@ impl Bind {
                 (Door::Unix(Socket::bind(&path).await.map_err(failed)?), Hosts::Any)
             }
         };
-        let listener = Listener { door, hosts, metrics, connections };
+        let listener = Listener { door, hosts, read_only, metrics, connections };
         tracing::info!(target: "streambreaker::admin", listener = ?listener, "the admin listener is bound");
         Ok(listener)
     }
@@ -360,6 +370,7 @@ impl fmt::Debug for Bind {
         f.debug_struct("Bind")
             .field("place", &self.place)
             .field("any_address", &self.any_address)
+            .field("read_only", &self.read_only)
             .field("hosts", &self.hosts)
             .field("connections", &self.connections)
             .finish_non_exhaustive()

@@ -45,8 +45,11 @@
 //!
 //! Whoever reaches the listener: it has no authentication and no encryption, so it is off unless it is bound, refuses
 //! addresses that are not of the loopback unless told otherwise ([`Bind::allow_any_address`]), and may be a Unix
-//! socket, where the file system says who may connect ([`Listener::bind_unix`]). A probe of Kubernetes comes from
-//! outside of the pod's loopback: there it takes `allow_any_address`, and a network policy.
+//! socket, where the file system says who may connect ([`Listener::bind_unix`]).
+//!
+//! The kubelet's probes and a Prometheus come from outside of the pod's loopback. Give them a listener that turns no
+//! switches ([`Bind::read_only`], with [`Bind::allow_any_address`]) and those who operate the component a Unix socket of
+//! their own: one processor may have several listeners.
 //!
 //! A web page in the browser of somebody who can reach the loopback must not get at it either. So a request is
 //! refused whose `Host` is a name that was not allowed (a name can be rebound to 127.0.0.1, an IP address

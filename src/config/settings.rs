@@ -29,6 +29,19 @@ use crate::resource::{OnExhausted, OnOpen};
 /// assert!(error.to_string().contains("unknown field `drian`"));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
+///
+/// serde says what is wrong and what is accepted, and not where in the file. The crate `serde_path_to_error` adds the
+/// path, whatever the format:
+///
+/// ```
+/// use streambreaker::Config;
+///
+/// let json = r#"{"resources": {"db": {"retry": {"cap": "5 seconds"}}}}"#;
+/// let mut json = serde_json::Deserializer::from_str(json);
+/// let error = serde_path_to_error::deserialize::<_, Config>(&mut json).unwrap_err();
+/// assert_eq!(error.path().to_string(), "resources.db.retry.cap");
+/// assert!(error.to_string().contains(r#"such as "800ms""#));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -69,9 +82,9 @@ pub struct ProcessorConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InFlightConfig {
-    /// Records.
+    /// Records; 10,000 a shard and 100,000 in all by default.
     pub records: Option<usize>,
-    /// Bytes.
+    /// Bytes; 64 MiB a shard and 512 MiB in all by default.
     pub bytes: Option<Size>,
 }
 
@@ -79,11 +92,11 @@ pub struct InFlightConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CommitConfig {
-    /// So long after something was settled.
+    /// So long after something was settled; a second by default.
     pub every: Option<Span>,
-    /// After so many records.
+    /// After so many records; 10,000 by default.
     pub records: Option<u64>,
-    /// The limit of one commit.
+    /// The limit of one commit; 10 s by default.
     pub timeout: Option<Span>,
 }
 
@@ -91,7 +104,7 @@ pub struct CommitConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FloodConfig {
-    /// `false` switches it off.
+    /// `false` switches it off; on by default.
     pub enabled: Option<bool>,
     /// The share of faults above which units are returned; 0.5 by default.
     pub ratio: Option<f64>,
@@ -109,15 +122,15 @@ pub struct FloodConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
-    /// `false` disables it: it takes no part in commits.
+    /// `false` disables it: it takes no part in commits. Enabled by default.
     pub enabled: Option<bool>,
-    /// Its flood guard.
+    /// Its flood guard; the processor's by default.
     pub flood_guard: Option<FloodConfig>,
     /// Settings of its stages, by name.
     pub stages: BTreeMap<String, StageConfig>,
 }
 
-/// Settings of one stage.
+/// Settings of one stage. By default each is what the code says of the stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageConfig {
@@ -151,7 +164,7 @@ pub struct RateConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceConfig {
-    /// Of one attempt.
+    /// Of one attempt. It has no default: the code or the configuration says it.
     pub timeout: Option<Span>,
     /// When an attempt is tried again.
     pub retry: RetryConfig,
@@ -159,13 +172,13 @@ pub struct ResourceConfig {
     pub retry_quota: QuotaConfig,
     /// A breaker; only for a resource to which the code gives one, or where `ratio` and `on_open` are named.
     pub breaker: BreakerConfig,
-    /// A rate for the whole process.
+    /// A rate for the whole process; none by default.
     pub rate: Option<RateConfig>,
-    /// Attempts at once, in the whole process.
+    /// Attempts at once, in the whole process; no limit by default.
     pub concurrency: Option<usize>,
-    /// What becomes of a unit whose retries are used up.
+    /// What becomes of a unit whose retries are used up; `return` by default.
     pub on_exhausted: Option<OnExhausted>,
-    /// After so many returns a unit is faulted.
+    /// After so many returns a unit is faulted; never by default.
     pub return_limit: Option<u32>,
     /// How long a unit may wait for permit or rate; 30 s by default.
     pub max_wait: Option<Span>,
@@ -191,7 +204,7 @@ pub struct RetryConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaConfig {
-    /// `false` switches it off.
+    /// `false` switches it off; on by default.
     pub enabled: Option<bool>,
     /// Retries as a share of successes; 0.2 by default.
     pub ratio: Option<f64>,
@@ -207,7 +220,7 @@ pub struct QuotaConfig {
 pub struct BreakerConfig {
     /// `false` takes the breaker away that the code gave.
     pub enabled: Option<bool>,
-    /// The share of failed calls at which it opens.
+    /// The share of failed calls at which it opens. It has no default: the code or the configuration says it.
     pub ratio: Option<f64>,
     /// How far back calls count; 10 s by default.
     pub window: Option<Span>,
@@ -217,6 +230,6 @@ pub struct BreakerConfig {
     pub cool_down: Option<Span>,
     /// Probes when half-open; 3 by default.
     pub half_open: Option<u32>,
-    /// What becomes of units while it is open.
+    /// What becomes of units while it is open: `fault`, `pause` or `siphon`. It must be said where units are returned.
     pub on_open: Option<OnOpen>,
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::window::Window;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Span};
 
 /// How many faults pass after a cool-down before the guard judges anew.
 const PROBES: u32 = 10;
@@ -93,6 +93,22 @@ impl FloodGuard {
     /// Whether it never trips.
     pub const fn is_off(&self) -> bool {
         self.ratio.is_none()
+    }
+
+    /// What it does, to be read.
+    pub(crate) fn describe(&self) -> String {
+        let span = |duration| Span::from(duration).to_string();
+        match self.ratio {
+            None => "off".to_owned(),
+            Some(ratio) => format!(
+                "returns what would be faulted above {} % of the last {} units, from {} on; cools down for {} to {}",
+                ratio * 100.0,
+                self.window,
+                self.min,
+                span(self.first),
+                span(self.longest)
+            ),
+        }
     }
 
     /// Whether it can be used; `owner` is named in the error.

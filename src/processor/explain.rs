@@ -58,6 +58,7 @@ fn write_all(text: &mut String, core: &Core, budgets: &[TimeBudget]) -> std::fmt
             if pipeline.enabled { "" } else { " (disabled)" },
             if stages.is_empty() { "no stages".to_owned() } else { stages.join(" -> ") }
         )?;
+        writeln!(text, "  flood guard: {}", pipeline.info.flood.guard().describe())?;
         if !budget.total.is_zero() {
             writeln!(text, "{budget}")?;
         }
