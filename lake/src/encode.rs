@@ -93,10 +93,8 @@ pub(crate) fn encode(records: &[Stored], after: Option<Position>) -> Result<Enco
         [only] => (&only.record, &only.record),
         [] => return Err(ParquetError::General("an object without records".to_owned())),
     };
-    let mut digest = Digest::new();
     let mut arrivals = (first.arrival(), first.arrival());
     for stored in records {
-        digest.add(&stored.record, stored.sealed_by.as_deref());
         let arrival = stored.record.arrival();
         arrivals = (arrivals.0.min(arrival), arrivals.1.max(arrival));
     }
@@ -110,7 +108,7 @@ pub(crate) fn encode(records: &[Stored], after: Option<Position>) -> Result<Enco
         after,
         arrival_min: arrivals.0,
         arrival_max: arrivals.1,
-        digest: digest.hex(),
+        digests: groups(records).map(|group| Digest::of(group).hex()).collect(),
     };
     let properties = properties(&footer, records.len().min(GROUP_ROWS))?;
     let mut writer = SerializedFileWriter::new(Vec::new(), schema(), Arc::new(properties))?;

@@ -43,6 +43,11 @@ pub enum LakeError {
         "there are {0} objects of one name that hold something else: see what `verify` says of them"
     )]
     NameTaken(u32),
+    /// A replay goes on that was begun with another selection.
+    #[error(
+        "the replay {0} was begun with another selection: resume it with the same one, or begin another run"
+    )]
+    OtherSelection(uuid::Uuid),
     /// A document of the lake (manifest, ledger) cannot be read.
     #[error("the document {path} is not readable: move it away, it is made anew")]
     Document {

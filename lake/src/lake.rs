@@ -107,7 +107,7 @@ impl Lake {
             .map_err(LakeError::store("list the streams"))?;
         let (mut streams, mut foreign) = (Vec::new(), Vec::new());
         for folder in list.common_prefixes {
-            let last = folder.parts().last().map(|part| part.as_ref().to_owned());
+            let last = folder.parts().next_back().map(|part| part.as_ref().to_owned());
             match last.as_deref().and_then(stream_of_folder) {
                 Some(stream) => streams.push(stream),
                 None => foreign.push(folder.to_string()),

@@ -259,7 +259,7 @@ mod tests {
             after: after.map(Position::from),
             arrival_min: Timestamp::default(),
             arrival_max: Timestamp::default(),
-            digest: String::new(),
+            digests: Vec::new(),
         }
     }
 

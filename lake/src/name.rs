@@ -100,6 +100,11 @@ pub(crate) fn stream_of_folder(folder: &str) -> Option<String> {
     decode(folder.strip_prefix("stream=")?, true)
 }
 
+/// A file or folder named after a shard.
+pub(crate) fn shard_folder(shard: &ShardId) -> Result<String, NameError> {
+    encode(shard.as_str(), true, "shard", SHARD_MAX)
+}
+
 /// An object of records, as its name tells: which records it may hold is known before it is opened.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ObjectName {

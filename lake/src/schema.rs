@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use streambreaker::{Position, Record, Timestamp};
 use twox_hash::XxHash64;
 
+use crate::encode::Stored;
 use crate::error::Damage;
 
 /// The version of the schema that this crate writes, and the only one it reads.
@@ -69,8 +70,8 @@ pub struct Footer {
     pub arrival_min: Timestamp,
     /// The latest.
     pub arrival_max: Timestamp,
-    /// XXH64 of its records, as hex: see [`Digest`].
-    pub digest: String,
+    /// XXH64 of the records of each of its groups of rows, as hex.
+    pub digests: Vec<String>,
 }
 
 impl Footer {
@@ -90,7 +91,7 @@ impl Footer {
     }
 }
 
-/// The checksum of an object's records: over every field behind its length, in their order, as they are stored (sealed
+/// The checksum of a group of records: over every field behind its length, in their order, as they are stored (sealed
 /// payloads sealed), so that it can be checked without a key. It finds what disks and networks do, not what an enemy does.
 pub(crate) struct Digest(XxHash64);
 
@@ -122,6 +123,14 @@ impl Digest {
         self.0.write(&record.arrival().as_micros().to_le_bytes());
         self.field(record.payload());
         self.optional(sealed_by.map(str::as_bytes));
+    }
+
+    pub(crate) fn of(records: &[Stored]) -> Self {
+        let mut digest = Self::new();
+        for stored in records {
+            digest.add(&stored.record, stored.sealed_by.as_deref());
+        }
+        digest
     }
 
     pub(crate) fn hex(&self) -> String {
