@@ -1,5 +1,6 @@
 //! The data lake of [`streambreaker`]: every event stored with its whole wrapper, organised by stream; verified,
-//! read with anybody's tools, and replayed.
+//! read with anybody's tools, replayed; and
+//! what was set aside is sent again.
 //!
 //! ```
 //! use std::time::Duration;
@@ -32,6 +33,8 @@
 //! | [`Lake::manifest`], [`Manifest`] | what is covered, by a look at the ends of the objects |
 //! | [`Lake::replay`], [`LakeSource`], [`Selection`] | a [`Source`](streambreaker::Source) that yields what the stream yielded |
 //! | [`Lake::dry_run`], [`Progress`] | how much that would be, and how far it is |
+//! | [`FaultLake`], [`Lake::faults`] | where faults are kept, and found again |
+//! | [`Lake::resubmit`], [`Resubmission`], [`Lake::lessons`] | sends faults to the pipeline that refused them, once; what there is to learn from them |
 //! | [`SCHEMA`], [`Footer`] | what an object looks like, for other tools |
 //!
 //! # When a record is confirmed
@@ -55,12 +58,15 @@
 mod decode;
 mod encode;
 mod error;
+mod faults;
 mod index;
 mod lake;
+mod ledger;
 mod manifest;
 mod name;
 mod read;
 mod replay;
+mod resubmit;
 mod schema;
 mod select;
 mod sortable;
@@ -71,11 +77,14 @@ pub use object_store;
 
 pub use self::decode::Bounds;
 pub use self::error::{Damage, LakeError};
+pub use self::faults::{FaultLake, FaultSelection, FoundFaults};
 pub use self::lake::Lake;
+pub use self::ledger::{FaultState, LedgerEntry};
 pub use self::manifest::{Break, CoveredRange, Manifest, ManifestEntry};
 pub use self::name::NameError;
 pub use self::read::{Counts, Progress};
 pub use self::replay::{DryRun, LakeAcker, LakeReader, LakeSource};
+pub use self::resubmit::{Lesson, Refused, Resubmission, ResubmitReport};
 pub use self::schema::{Footer, SCHEMA, SCHEMA_VERSION};
 pub use self::select::Selection;
 pub use self::verify::{Finding, Verification};

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::commit::{CommitEnd, commit_loop};
 use super::core::{Core, InFlight};
@@ -51,6 +52,8 @@ pub(crate) struct ShardEnd {
     pub(crate) cause: Option<SourceError>,
     /// What became of each record, where that was asked for.
     pub(crate) outcomes: Vec<(Record, Fate)>,
+    /// The ids of the faults that were stored, where that was asked for.
+    pub(crate) faults: Vec<Uuid>,
 }
 
 /// One lane, as its shard sees it.
@@ -119,7 +122,7 @@ impl Shard {
         committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
-        let faults = Arc::new(FaultList::default());
+        let faults = Arc::new(FaultList::new(finite.is_some()));
         let signal = Arc::new(Notify::new());
         let mut lanes = Vec::new();
         let mut tasks = Vec::new();
@@ -606,6 +609,7 @@ pub(crate) async fn run_shard(
         let mut tracker = shard.tracker();
         tracker.close(&mut shard.history());
         end.outcomes = tracker.take_outcomes();
+        end.faults = shard.faults.take_stored();
     }
     core.note_unconfirmed(shard.faults.unconfirmed());
     shard.note_in_flight();

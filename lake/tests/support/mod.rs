@@ -76,6 +76,11 @@ impl Shaky {
         self.0.writes.lock().unwrap().extend(fail);
     }
 
+    /// Forgets what is left of `writes`.
+    pub(crate) fn writes_as_ever(&self) {
+        self.0.writes.lock().unwrap().clear();
+    }
+
     pub(crate) fn reads_fail(&self, times: usize) {
         self.0.reads_fail.store(times, Ordering::SeqCst);
     }
