@@ -38,7 +38,8 @@ async fn main() -> Result<(), BoxError> {
 
     let lake = Lake::local(&folder)?;
     let store = Resource::builder("lake").timeout(Duration::from_secs(60)).build()?;
-    let writer = LakeWriter::new(&lake).linger(Duration::from_secs(10));
+    // 38 flights an hour: an object each hour would hold no more
+    let writer = LakeWriter::new(&lake).linger(Duration::from_secs(10)).hours(24 * 30);
     let processor = Processor::builder("lake-writer")
         .source(
             file::Source::open(&raw)

@@ -60,7 +60,7 @@ use crate::name::{ObjectName, TURNS, hour_number};
 ///
 /// # Objects
 /// An object is closed after [`records`](Self::records), [`bytes`](Self::bytes) or [`linger`](Self::linger), whichever comes
-/// first, where the hour of arrival goes on, at the end of the input, in a drain, and when the reader stands at its in-flight
+/// first, where the hour of arrival goes on ([`hours`](Self::hours)), at the end of the input, in a drain, and when the reader stands at its in-flight
 /// limit: whoever wants objects of more than 10,000 records raises `ProcessorBuilder::in_flight`.
 ///
 /// # Clones
@@ -76,6 +76,7 @@ pub struct LakeWriter {
     envelope: Arc<dyn Envelope>,
     limits: Limits,
     linger: Duration,
+    hours: i64,
     shards: Shards,
 }
 
@@ -107,6 +108,7 @@ impl Clone for LakeWriter {
             envelope: self.envelope.clone(),
             limits: self.limits,
             linger: self.linger,
+            hours: self.hours,
             shards: Shards::default(),
         }
     }
@@ -129,6 +131,7 @@ impl LakeWriter {
             envelope: Arc::new(JsonEnvelope::new()),
             limits: Limits::items(50_000).with_bytes(64 << 20),
             linger: Duration::from_secs(60),
+            hours: 1,
             shards: Shards::default(),
         }
     }
@@ -151,6 +154,14 @@ impl LakeWriter {
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
+        self
+    }
+
+    /// Closes an object where so many hours of arrival are over, counted from 1970, instead of each hour: for the backfill of a
+    /// slow stream, a year of which would be 8,760 objects a shard. At least one.
+    #[must_use]
+    pub fn hours(mut self, hours: u32) -> Self {
+        self.hours = i64::from(hours.max(1));
         self
     }
 
@@ -202,7 +213,7 @@ impl LakeWriter {
         let mut waiting = VecDeque::from([left]);
         while let Some(batch) = waiting.pop_front() {
             let batch = self.adopt(shard, items, batch, outcomes).await?;
-            for run in runs(items, batch, shard.known()) {
+            for run in runs(items, batch, shard.known(), self.hours) {
                 if let Some(again) = self.write_run(shard, &folder, items, run, outcomes).await? {
                     waiting.push_back(again);
                 }
@@ -367,13 +378,13 @@ impl Shard {
     }
 }
 
-/// Cuts records, which are in order, where the hour of arrival goes on, and where something is stored in between.
-fn runs(items: &[Record], batch: Vec<usize>, stored: &Index) -> Vec<Vec<usize>> {
+/// Cuts records, which are in order, where the hours of arrival go on, and where something is stored in between.
+fn runs(items: &[Record], batch: Vec<usize>, stored: &Index, hours: i64) -> Vec<Vec<usize>> {
     let mut runs: Vec<Vec<usize>> = Vec::new();
     let mut hour = i64::MIN;
     for at in batch {
         let record = &items[at];
-        let present = hour_number(record.arrival());
+        let present = hour_number(record.arrival()).div_euclid(hours);
         let fits = |run: &&mut Vec<usize>| {
             let last = run.last().map(|last| items[*last].position());
             present <= hour

@@ -47,6 +47,18 @@ async fn l1_every_record_is_stored_in_objects_that_join() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_stream_is_stored_in_objects_of_many_hours() {
+    let shaky = Shaky::default();
+    let all = records("orders", "0", 0..600);
+    let (done, _) = write(&writer(&shaky.lake(), 1_000).hours(24), &all).await;
+    assert!(done.iter().all(|done| *done));
+    // ten hours from ten on, all of one day
+    assert_eq!(shaky.created(), ["stream=orders/date=2013-01-01/hour=10/0-0-599.parquet"]);
+    write(&writer(&shaky.lake(), 1_000).hours(6), &records("orders", "1", 0..600)).await;
+    assert_eq!(shaky.created().len(), 4, "{:?}", shaky.created());
+}
+
+#[tokio::test(start_paused = true)]
 async fn objects_close_by_age_when_input_is_quiet() {
     let shaky = Shaky::default();
     let stream = stream_of("orders", &records("orders", "0", 0..3));
