@@ -5,6 +5,7 @@ use std::fmt;
 use streambreaker::{Class, StepError};
 
 use crate::name::NameError;
+use crate::seal::KeyError;
 
 /// Why something in the lake could not be done.
 ///
@@ -43,6 +44,9 @@ pub enum LakeError {
         "there are {0} objects of one name that hold something else: see what `verify` says of them"
     )]
     NameTaken(u32),
+    /// There is no key to seal or to open with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A replay goes on that was begun with another selection.
     #[error(
         "the replay {0} was begun with another selection: resume it with the same one, or begin another run"
@@ -65,12 +69,14 @@ impl LakeError {
 
     /// Whether it may go better the next time.
     pub fn is_transient(&self) -> bool {
-        matches!(self, LakeError::Store { .. })
+        matches!(self, LakeError::Store { .. } | LakeError::Key(KeyError::Unavailable(_)))
     }
 
     /// As an error of a step: what the store fails at is retried, all else is of the records.
     pub(crate) fn into_step(self) -> StepError {
-        let class = if self.is_transient() { Class::Transient } else { Class::Fault };
+        // a key that is missing says nothing about the records: they are left to the stream
+        let retried = self.is_transient() || matches!(self, LakeError::Key(_));
+        let class = if retried { Class::Transient } else { Class::Fault };
         StepError::new(class, self).with_name("LakeError")
     }
 }

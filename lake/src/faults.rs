@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 use streambreaker::sink::{Limits, Outcomes, Sink};
 use streambreaker::{Class, FaultEvent, StepError, Timestamp};
 use uuid::Uuid;
@@ -17,6 +20,7 @@ use uuid::Uuid;
 use crate::error::{Damage, LakeError};
 use crate::lake::Lake;
 use crate::name::Hour;
+use crate::seal::{Opener, Sealer};
 
 /// Stores fault events in the lake: a [`Sink`] to be given to
 /// [`ProcessorBuilder::faults`](streambreaker::ProcessorBuilder::faults).
@@ -56,8 +60,12 @@ impl FaultLake {
     async fn store(&self, stream: &str, faults: &[&FaultEvent]) -> Result<(), LakeError> {
         let Some(first) = faults.first() else { return Ok(()) };
         let (mut lines, mut name) = (Vec::new(), Vec::new());
+        let sealer = self.lake.sealer(stream).await?;
         for fault in faults {
-            lines.extend_from_slice(&fault.to_json());
+            match &sealer {
+                Some(sealer) => lines.extend_from_slice(&seal(sealer, fault)?),
+                None => lines.extend_from_slice(&fault.to_json()),
+            }
             lines.push(b'\n');
             name.extend_from_slice(fault.id.as_bytes());
         }
@@ -77,10 +85,10 @@ impl FaultLake {
             if faults.iter().all(|fault| held(fault.id)) {
                 return Ok(());
             }
-            if let Err(error) = there {
-                if error.is_transient() {
-                    return Err(error);
-                }
+            match there {
+                // torn or gone, so it does not hold them
+                Ok(_) | Err(LakeError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(LakeError::NameTaken(crate::name::TURNS))
@@ -97,17 +105,54 @@ fn stream_of(fault: &FaultEvent) -> &str {
     fault.records.first().map_or(&fault.processor, |first| first.record.stream())
 }
 
+/// A fault as a line that cannot be read without the key.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    fault: Uuid,
+    sealed_by: String,
+    sealed: String,
+}
+
+fn seal(sealer: &Sealer, fault: &FaultEvent) -> Result<Vec<u8>, LakeError> {
+    let sealed = sealer.seal_bytes(fault.id.as_bytes(), &fault.to_json());
+    let line = Sealed {
+        fault: fault.id,
+        sealed_by: sealer.sealed_by().to_owned(),
+        sealed: BASE64.encode(sealed),
+    };
+    let path = fault.id.to_string();
+    serde_json::to_vec(&line).map_err(|source| LakeError::Document { path, source })
+}
+
 /// The faults of an object, and whether some lines of it could not be read.
 async fn read_object(
     lake: &Lake,
     path: &Path,
 ) -> Result<(Vec<FaultEvent>, Option<Damage>), LakeError> {
     let bytes = lake.fetch(path, lake.bounds.object_bytes).await?;
-    let (mut faults, mut damage) = (Vec::new(), None);
+    let (mut faults, mut damage, mut opener) = (Vec::new(), None, Opener::default());
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.is_empty() {
             continue;
         }
+        let opened;
+        let line = match serde_json::from_slice::<Sealed>(line) {
+            Err(_) => line,
+            Ok(Sealed { fault, sealed_by, sealed }) => {
+                let sealed = BASE64.decode(sealed).unwrap_or_default();
+                let keys = lake.keys.as_ref();
+                match opener.open_bytes(keys, &sealed_by, fault.as_bytes(), &sealed).await? {
+                    Ok(bytes) => {
+                        opened = bytes;
+                        &opened
+                    }
+                    Err(broken) => {
+                        damage.get_or_insert(broken);
+                        continue;
+                    }
+                }
+            }
+        };
         match FaultEvent::from_json(line) {
             Ok(fault) => faults.push(fault),
             // its text may quote the line

@@ -17,6 +17,7 @@ use crate::decode::{Bounds, Opened, Parts, metadata_len};
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::name::{ObjectName, stream_folder, stream_of_folder};
+use crate::seal::{KeyProvider, Sealer};
 
 /// A data lake in a folder of an object store. Cheap to clone; the clones are one lake.
 ///
@@ -36,6 +37,7 @@ pub struct Lake {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) root: Path,
     pub(crate) bounds: Bounds,
+    pub(crate) keys: Option<Arc<dyn KeyProvider>>,
 }
 
 impl fmt::Debug for Lake {
@@ -78,7 +80,7 @@ impl Lake {
     /// A lake in any store that creates an object only where there is none yet
     /// ([`PutMode::Create`]): the crate `object_store` has them for S3, Google, Azure and others.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, root: Path::default(), bounds: Bounds::default() }
+        Self { store, root: Path::default(), bounds: Bounds::default(), keys: None }
     }
 
     /// The same in a folder of the store.
@@ -93,6 +95,23 @@ impl Lake {
     pub fn with_bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = bounds;
         self
+    }
+
+    /// The same, sealed: payloads of records, and faults, are written so that they cannot be read without a key, and are
+    /// opened where they are read. What was written without keys stays readable, as does what older keys have sealed.
+    ///
+    /// Keys of records, headers, and an event's id, type and time stay in the open: they are what is searched by.
+    #[must_use]
+    pub fn with_keys(mut self, keys: impl KeyProvider) -> Self {
+        self.keys = Some(Arc::new(keys));
+        self
+    }
+
+    /// What seals the records of this stream now; nothing, in a lake without keys.
+    pub(crate) async fn sealer(&self, stream: &str) -> Result<Option<Sealer>, LakeError> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let (id, key) = keys.present(stream).await?;
+        Ok(Some(Sealer::new(&id, &key)))
     }
 
     /// The streams that it holds, by name, and the folders that are none of this crate's.

@@ -14,6 +14,7 @@ use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, blocking};
 use crate::manifest::ManifestEntry;
+use crate::seal::Opener;
 use crate::select::Selection;
 
 /// How far something that reads the lake has come. A handle: clones show the same.
@@ -97,6 +98,7 @@ pub(crate) struct ShardRecords {
     open: Vec<Open>,
     /// What was seen last, selected or not.
     last: Option<Position>,
+    opener: Opener,
 }
 
 impl ShardRecords {
@@ -111,26 +113,44 @@ impl ShardRecords {
         let behind =
             |object: &ManifestEntry| after.as_ref().is_none_or(|after| object.footer.last > *after);
         let waiting: VecDeque<_> = objects.into_iter().filter(behind).collect();
-        Self { lake, selection, progress, waiting, open: Vec::new(), last: after }
+        Self {
+            lake,
+            selection,
+            progress,
+            waiting,
+            open: Vec::new(),
+            last: after,
+            opener: Opener::default(),
+        }
     }
 
     /// The next record; none at the end. What was taken is not read again if this fails and is called anew.
     ///
     /// Cancel-safe: nothing is taken before it is returned.
-    pub(crate) async fn next(&mut self) -> Result<Option<Stored>, LakeError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Record>, LakeError> {
         loop {
             self.fill().await?;
             let Some(least) = self.least() else { return Ok(None) };
-            let Some(stored) = self.open[least].rows.pop_front() else { continue };
-            let position = stored.record.position();
-            if self.last.as_ref().is_some_and(|last| position <= last) {
-                // in another object too, or behind the cursor
-                continue;
+            let Some(stored) = self.open[least].rows.front() else { continue };
+            let position = stored.record.position().clone();
+            // in another object too, or behind the cursor
+            let seen = self.last.as_ref().is_some_and(|last| position <= *last);
+            let opened = match !seen && self.selection.takes(stored) {
+                true => Some(self.opener.open(self.lake.keys.as_ref(), stored).await?),
+                false => None,
+            };
+            let open = &mut self.open[least];
+            open.rows.pop_front();
+            if !seen {
+                self.last = Some(position);
             }
-            self.last = Some(position.clone());
-            if self.selection.takes(&stored) {
-                self.progress.note_record(&stored.record);
-                return Ok(Some(stored));
+            match opened {
+                None => {}
+                Some(Ok(record)) => {
+                    self.progress.note_record(&record);
+                    return Ok(Some(record));
+                }
+                Some(Err(damage)) => self.progress.note_damaged(open.path.to_string(), damage),
             }
         }
     }

@@ -304,8 +304,8 @@ impl LakeReader {
         if let Some(record) = self.ahead.take() {
             return Ok(Some(record));
         }
-        let stored = self.records.next().await?;
-        Ok(stored.map(|s| s.record.with_delivery(Delivery::Replay { run: self.run })))
+        let record = self.records.next().await?;
+        Ok(record.map(|record| record.with_delivery(Delivery::Replay { run: self.run })))
     }
 
     fn is_behind_gap(&self, record: &streambreaker::Record) -> bool {

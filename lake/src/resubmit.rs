@@ -608,7 +608,7 @@ impl Lake {
             objects,
             None,
         );
-        Ok(records.next().await?.map(|stored| stored.record))
+        records.next().await
     }
 }
 

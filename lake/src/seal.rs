@@ -36,7 +36,8 @@ impl Key {
     /// Tells keys apart without telling anything of them.
     fn check_value(&self) -> String {
         // what the cipher makes of nothing, under a nonce that no record has
-        let tag = self.cipher().encrypt(Nonce::from_slice(&[0xff; 12]), &b"streambreaker key check"[..]);
+        let tag =
+            self.cipher().encrypt(Nonce::from_slice(&[0xff; 12]), &b"streambreaker key check"[..]);
         let tag = tag.unwrap_or_default();
         tag.iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -65,7 +66,9 @@ pub enum KeyError {
         id: String,
     },
     /// The lake was given no keys.
-    #[error("a record is sealed by the key {id:?}, and the lake has no keys: see `Lake::with_keys`")]
+    #[error(
+        "a record is sealed by the key {id:?}, and the lake has no keys: see `Lake::with_keys`"
+    )]
     NoProvider {
         /// Its id.
         id: String,
@@ -140,11 +143,11 @@ impl KeyProvider for Keys {
 const FORM: u8 = 1;
 const NONCE: usize = 12;
 
-/// What is authenticated with a payload: where it lies, and what seals it.
-fn place(record: &Record, sealed_by: &str) -> Vec<u8> {
+/// Where a record lies: authenticated with its payload, so that one that is moved elsewhere does not open.
+fn place(record: &Record) -> Vec<u8> {
     let mut place = Vec::with_capacity(128);
     let position = record.position().to_string();
-    for field in [record.stream(), record.shard().as_str(), &position, sealed_by] {
+    for field in [record.stream(), record.shard().as_str(), &position] {
         place.extend_from_slice(&(field.len() as u64).to_le_bytes());
         place.extend_from_slice(field.as_bytes());
     }
@@ -166,43 +169,48 @@ impl Sealer {
 
     /// The record with its payload sealed; its index stays in the open.
     pub(crate) fn seal(&self, mut stored: Stored) -> Stored {
-        let place = place(&stored.record, &self.sealed_by);
-        let nonce = Uuid::new_v5(&Uuid::NAMESPACE_OID, &place);
-        let nonce = &nonce.as_bytes()[..NONCE];
-        let payload = Payload { msg: stored.record.payload(), aad: &place };
-        let sealed = self
-            .cipher
-            .encrypt(Nonce::from_slice(nonce), payload)
-            .expect("a payload is shorter than the 64 GiB that the cipher takes");
-        let mut bytes = Vec::with_capacity(1 + NONCE + sealed.len());
-        bytes.push(FORM);
-        bytes.extend_from_slice(nonce);
-        bytes.extend_from_slice(&sealed);
-        stored.record = with_payload(&stored.record, bytes.into());
+        let sealed = self.seal_bytes(&place(&stored.record), stored.record.payload());
+        stored.record = with_payload(&stored.record, sealed.into());
         stored.sealed_by = Some(self.sealed_by.clone());
         stored
     }
 
-    fn open(&self, stored: &Stored) -> Result<Record, Damage> {
-        let sealed = stored.record.payload();
-        let changed = Damage::Contents("its seal: a payload was changed or moved");
+    /// Bytes sealed, together with where they belong.
+    pub(crate) fn seal_bytes(&self, place: &[u8], bytes: &[u8]) -> Vec<u8> {
+        let aad = [self.sealed_by.as_bytes(), &[0], place].concat();
+        let nonce = Uuid::new_v5(&Uuid::NAMESPACE_OID, &aad);
+        let nonce = &nonce.as_bytes()[..NONCE];
+        let sealed = self
+            .cipher
+            .encrypt(Nonce::from_slice(nonce), Payload { msg: bytes, aad: &aad })
+            .expect("a payload is shorter than the 64 GiB that the cipher takes");
+        [&[FORM][..], nonce, &sealed].concat()
+    }
+
+    fn open_bytes(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Damage> {
+        let changed = Damage::Contents("its seal: something was changed or moved");
         if sealed.first() != Some(&FORM) || sealed.len() < 1 + NONCE {
             return Err(changed);
         }
-        let place = place(&stored.record, &self.sealed_by);
-        let payload = Payload { msg: &sealed[1 + NONCE..], aad: &place };
-        let opened = self.cipher.decrypt(Nonce::from_slice(&sealed[1..1 + NONCE]), payload);
-        opened.map(|bytes| with_payload(&stored.record, bytes.into())).map_err(|_| changed)
+        let aad = [self.sealed_by.as_bytes(), &[0], place].concat();
+        let payload = Payload { msg: &sealed[1 + NONCE..], aad: &aad };
+        self.cipher.decrypt(Nonce::from_slice(&sealed[1..1 + NONCE]), payload).map_err(|_| changed)
+    }
+
+    /// By which key, and its check value.
+    pub(crate) fn sealed_by(&self) -> &str {
+        &self.sealed_by
     }
 }
 
 /// The same record with another payload.
 fn with_payload(record: &Record, payload: Bytes) -> Record {
-    let mut other = Record::new(record.stream(), record.shard().clone(), record.position().clone(), payload)
-        .with_headers(record.headers().clone())
-        .with_arrival(record.arrival())
-        .with_delivery(record.delivery().clone())
-        .with_deliveries(record.deliveries());
+    let mut other =
+        Record::new(record.stream(), record.shard().clone(), record.position().clone(), payload)
+            .with_headers(record.headers().clone())
+            .with_arrival(record.arrival())
+            .with_delivery(record.delivery().clone())
+            .with_deliveries(record.deliveries());
     if let Some(key) = record.key() {
         other = other.with_key(key.clone());
     }
@@ -223,16 +231,90 @@ impl Opener {
         stored: &Stored,
     ) -> Result<Result<Record, Damage>, LakeError> {
         let Some(sealed_by) = &stored.sealed_by else { return Ok(Ok(stored.record.clone())) };
+        let place = place(&stored.record);
+        let opened = self.open_bytes(keys, sealed_by, &place, stored.record.payload()).await?;
+        Ok(opened.map(|payload| with_payload(&stored.record, payload.into())))
+    }
+
+    /// What was sealed by this key, where it belongs.
+    pub(crate) async fn open_bytes(
+        &mut self,
+        keys: Option<&Arc<dyn KeyProvider>>,
+        sealed_by: &str,
+        place: &[u8],
+        sealed: &[u8],
+    ) -> Result<Result<Vec<u8>, Damage>, LakeError> {
         if !self.known.contains_key(sealed_by) {
             let (id, _) = sealed_by.rsplit_once('#').unwrap_or((sealed_by, ""));
             let id = id.to_owned();
             let Some(keys) = keys else { return Err(KeyError::NoProvider { id }.into()) };
             let sealer = Sealer::new(&id, &keys.key(&id).await?);
-            if sealer.sealed_by != *sealed_by {
+            if *sealer.sealed_by != *sealed_by {
                 return Err(KeyError::Wrong { id }.into());
             }
-            self.known.insert(sealed_by.clone(), sealer);
+            self.known.insert(sealed_by.into(), sealer);
         }
-        Ok(self.known[sealed_by].open(stored))
+        Ok(self.known[sealed_by].open_bytes(place, sealed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use streambreaker::Position;
+    use streambreaker::envelope::JsonEnvelope;
+
+    fn sealed(position: u64, payload: &[u8]) -> Stored {
+        let record =
+            Record::new("s", "0", Position::from(position), payload.to_vec()).with_key("k");
+        let stored = Stored::plain(record, &JsonEnvelope::new());
+        Sealer::new("a", &Key::new([7; 32])).seal(stored)
+    }
+
+    async fn open(stored: &Stored) -> Result<Record, Damage> {
+        let keys: Arc<dyn KeyProvider> = Arc::new(Keys::new("a", Key::new([7; 32])));
+        Opener::default().open(Some(&keys), stored).await.expect("the key is known")
+    }
+
+    proptest! {
+        #[test]
+        fn l11_a_payload_that_was_changed_does_not_open(payload in proptest::collection::vec(any::<u8>(), 0..60), at in any::<proptest::sample::Index>(), bit in 0u8..8) {
+            futures::executor::block_on(async {
+                let stored = sealed(1, &payload);
+                let opened = open(&stored).await.expect("opened");
+                assert_eq!((&opened.payload()[..], opened.key().is_some()), (&payload[..], true));
+                let mut bytes = stored.record.payload().to_vec();
+                let at = at.index(bytes.len());
+                bytes[at] ^= 1 << bit;
+                let changed = Stored { record: with_payload(&stored.record, bytes.into()), ..stored };
+                assert!(open(&changed).await.is_err());
+            });
+        }
+    }
+
+    #[test]
+    fn l11_a_payload_that_was_moved_or_cut_off_does_not_open() {
+        futures::executor::block_on(async {
+            let (one, two) = (sealed(1, b"one"), sealed(2, b"two"));
+            let moved = Stored {
+                record: with_payload(&one.record, two.record.payload().clone()),
+                ..one.clone()
+            };
+            assert!(open(&moved).await.is_err());
+            let whole = one.record.payload();
+            for len in 0..whole.len() {
+                let cut =
+                    Stored { record: with_payload(&one.record, whole.slice(..len)), ..one.clone() };
+                assert!(open(&cut).await.is_err());
+            }
+        });
+    }
+
+    #[test]
+    fn l12_debug_of_keys_shows_none() {
+        let key = Key::new([0xab; 32]);
+        assert_eq!(format!("{key:?}"), "Key");
+        assert!(!format!("{:?}", Keys::new("id", key)).contains("171"));
     }
 }

@@ -30,6 +30,7 @@ use crate::error::LakeError;
 use crate::index::Index;
 use crate::lake::{Lake, Listed, blocking};
 use crate::name::{ObjectName, TURNS, hour_number};
+use crate::seal::Opener;
 
 /// Stores records: a [`Sink`] of [`Record`]s that is run by an ordinary processor with no logic but storing.
 ///
@@ -275,12 +276,16 @@ impl LakeWriter {
             }
         }
         let contents = match self.lake.verified(object).await {
-            Ok((_, records)) => Some(
-                records
-                    .into_iter()
-                    .map(|stored| (stored.record.position().clone(), stored.record))
-                    .collect(),
-            ),
+            Ok((_, records)) => {
+                let (mut opener, mut found) = (Opener::default(), BTreeMap::new());
+                for stored in records {
+                    // one whose seal was broken is stored anew, as if it were not there
+                    if let Ok(record) = opener.open(self.lake.keys.as_ref(), &stored).await? {
+                        found.insert(record.position().clone(), record);
+                    }
+                }
+                Some(found)
+            }
             Err(error @ LakeError::Damaged { .. }) => {
                 tracing::warn!(
                     target: "streambreaker::lake", %error,
@@ -342,6 +347,9 @@ impl LakeWriter {
                 return Ok(None);
             }
         };
+        if let Some(sealer) = self.lake.sealer(first.record.stream()).await? {
+            records = records.into_iter().map(|stored| sealer.seal(stored)).collect();
+        }
         let after = shard.known().before(&name.first);
         let bytes = records.iter().map(|stored| stored.record.size()).sum();
         let encoded = blocking(bytes, move || encode(&records, after)).await;

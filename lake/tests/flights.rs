@@ -129,7 +129,7 @@ async fn l1_l6_l8_a_component_with_a_bug_is_mended_its_faults_sent_again_and_the
     let folder = tempfile::tempdir().unwrap();
     let lake = Lake::local(folder.path()).unwrap();
     let store = Resource::builder("lake").timeout(Duration::from_secs(60)).build().unwrap();
-    let writer = LakeWriter::new(&lake).records(2_000).linger(Duration::from_secs(5));
+    let writer = LakeWriter::new(&lake).records(2_000).linger(Duration::from_secs(5)).hours(24 * 7);
     let storing = Processor::builder("lake-writer")
         .faults(memory::faults())
         .pipeline("store", writer.pipeline(&store))
