@@ -185,6 +185,9 @@ pub mod resource;
 mod settle;
 pub mod sink;
 pub mod source;
+mod sync;
+#[cfg(all(test, shuttle))]
+mod threads;
 mod unit;
 
 #[doc(inline)]

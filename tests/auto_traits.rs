@@ -84,7 +84,6 @@ fn values_can_be_sent_shared_and_moved() {
         FaultRecord,
         FaultError,
         Attempt,
-        Floodgate,
         // transports
         Caps,
         Behind,

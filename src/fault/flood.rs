@@ -128,7 +128,7 @@ impl Default for FloodGuard {
 
 /// What is to become of a unit that is about to be faulted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Hand the fault over. It has been counted.
     Pass,
     /// Return the unit to the stream instead. It has not been counted: it is not decided.
@@ -138,7 +138,7 @@ pub enum Verdict {
 /// Where a [`Floodgate`] stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FloodState {
+pub(crate) enum FloodState {
     /// Faults pass.
     Closed,
     /// Faults are returned.
@@ -154,23 +154,7 @@ pub enum FloodState {
 }
 
 /// The flood guard of one pipeline at work, shared by all its shards.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
-/// use streambreaker::fault::{FloodGuard, Floodgate, Verdict};
-/// use tokio::time::{Duration, Instant, advance};
-///
-/// let gate = Floodgate::new(FloodGuard::default(), "order-totals", "main");
-/// gate.record_good(100);
-/// let passed = (0..200).filter(|_| gate.judge(Instant::now()) == Verdict::Pass).count();
-/// assert_eq!(passed, 100);
-///
-/// advance(Duration::from_secs(30)).await;
-/// let passed = (0..200).filter(|_| gate.judge(Instant::now()) == Verdict::Pass).count();
-/// assert_eq!(passed, 10);
-/// # }
-/// ```
-pub struct Floodgate {
+pub(crate) struct Floodgate {
     /// Good units since the last fault.
     good: AtomicU64,
     inner: Mutex<Inner>,
@@ -197,7 +181,7 @@ enum Phase {
 
 impl Floodgate {
     /// A gate for this pipeline of this processor, with nothing decided yet.
-    pub fn new(
+    pub(crate) fn new(
         guard: FloodGuard,
         processor: impl Into<String>,
         pipeline: impl Into<String>,
@@ -218,21 +202,14 @@ impl Floodgate {
 
     /// So many units were decided otherwise than as faults: done or filtered. A lane may add up its
     /// own and report a turn's worth.
-    pub fn record_good(&self, count: u32) {
+    pub(crate) fn record_good(&self, count: u32) {
         self.good.fetch_add(u64::from(count), Ordering::Relaxed);
     }
 
-    /// Decides about a unit that is about to be faulted, before its fault is handed over. If it passes
-    /// it counts as a fault.
-    pub fn judge(&self, now: Instant) -> Verdict {
-        let good = self.good.swap(0, Ordering::Relaxed);
-        self.decide(&mut self.lock(), now, good, 1)
-    }
-
-    /// As [`judge`](Self::judge), for a unit of so many records, where a record was counted as good when it
-    /// entered the pipeline: what is on its way must not look as if only faults were decided. Those of the
-    /// unit are taken back.
-    pub(crate) fn judge_records(&self, now: Instant, records: u32) -> Verdict {
+    /// Decides about a unit of so many records that is about to be faulted, before its fault is handed over. If
+    /// it passes, its records count as faults. They were counted as good when they entered the pipeline, so that
+    /// what is on its way does not look as if only faults were decided: that is taken back.
+    pub(crate) fn judge(&self, now: Instant, records: u32) -> Verdict {
         let mut inner = self.lock();
         let entered = self.good.swap(0, Ordering::Relaxed);
         let owed = inner.owed.saturating_add(u64::from(records));
@@ -284,7 +261,7 @@ impl Floodgate {
 
     /// Replaces the limits, at run time. A gate that has tripped closes, so that a higher limit, or
     /// none, acts at once; what has been decided stays counted.
-    pub fn set(&self, guard: FloodGuard) {
+    pub(crate) fn set(&self, guard: FloodGuard) {
         let mut inner = self.lock();
         inner.guard = guard;
         inner.cool_down = guard.first;
@@ -294,12 +271,12 @@ impl Floodgate {
     }
 
     /// The limits that hold now.
-    pub fn guard(&self) -> FloodGuard {
+    pub(crate) fn guard(&self) -> FloodGuard {
         self.lock().guard
     }
 
     /// Where it stands.
-    pub fn state(&self, now: Instant) -> FloodState {
+    pub(crate) fn state(&self, now: Instant) -> FloodState {
         match self.lock().phase {
             Phase::Closed => FloodState::Closed,
             Phase::Tripped { until } if now < until => {
@@ -368,7 +345,11 @@ mod tests {
     }
 
     fn passes(gate: &Floodgate, faults: usize) -> usize {
-        (0..faults).filter(|_| gate.judge(Instant::now()) == Verdict::Pass).count()
+        let one = |_: &usize| {
+            gate.record_good(1);
+            gate.judge(Instant::now(), 1) == Verdict::Pass
+        };
+        (0..faults).filter(one).count()
     }
 
     #[tokio::test(start_paused = true)]

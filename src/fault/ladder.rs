@@ -18,17 +18,16 @@ const SHORT: usize = 1024;
 
 /// One event that [`reduce`] ended with.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Rung {
+pub(super) enum Rung {
     /// It is within the limit.
     Fits(FaultEvent),
     /// It holds one record, or none, and is still too large.
     TooLarge(FaultEvent),
 }
 
+#[cfg(test)]
 impl Rung {
-    /// The event.
-    pub fn event(&self) -> &FaultEvent {
+    fn event(&self) -> &FaultEvent {
         match self {
             Rung::Fits(event) | Rung::TooLarge(event) => event,
         }
@@ -42,19 +41,11 @@ impl Rung {
 /// their own ([`part_id`](super::part_id)), keep the error and the fingerprint, and their
 /// [`part`](FaultEvent::part) counts records of the outermost whole, also where an event is reduced
 /// again to a smaller limit.
-///
-/// ```
-/// use streambreaker::error::Class;
-/// use streambreaker::fault::{FaultEvent, FaultRecord, reduce};
-/// use streambreaker::{Position, Record};
-///
-/// let record = |n: u64| FaultRecord::whole(Record::new("s", "0", Position::from(n), vec![b'x'; 1000]));
-/// let fault = FaultEvent::new("p", "q", "r", Class::Fault, vec![record(1), record(2)]);
-/// let parts = reduce(fault.clone(), 2500, |event| event.to_json().len());
-/// assert_eq!(parts.len(), 2);
-/// assert_eq!(parts[1].event().part.map(|part| (part.of, part.first)), Some((fault.id, 1)));
-/// ```
-pub fn reduce(event: FaultEvent, limit: usize, size: impl Fn(&FaultEvent) -> usize) -> Vec<Rung> {
+pub(super) fn reduce(
+    event: FaultEvent,
+    limit: usize,
+    size: impl Fn(&FaultEvent) -> usize,
+) -> Vec<Rung> {
     if size(&event) <= limit {
         return vec![Rung::Fits(event)];
     }
@@ -151,8 +142,7 @@ impl Oversize for Hold {
 
 /// What a publisher is to do with an event that came out of [`fit`].
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Fit {
+pub(super) enum Fit {
     /// It can be sent.
     Send(FaultEvent),
     /// It cannot, now: [`fit`] it again later. Its records stay in flight.
@@ -161,21 +151,11 @@ pub enum Fit {
 
 /// [`reduce`], and the hook for what that leaves too large. The order of the records is kept.
 ///
-/// Every event that is held is logged as an error, with its id and size.
+/// Says once a minute by `line` that something is held.
 ///
 /// # Cancel safety
 /// Dropping it loses what the hook said; `event` has to be fitted again, with the same result.
-pub async fn fit(
-    event: FaultEvent,
-    limit: usize,
-    size: impl Fn(&FaultEvent) -> usize,
-    oversize: &dyn Oversize,
-) -> Vec<Fit> {
-    fit_quietly(event, limit, size, oversize, &Minutely::default()).await
-}
-
-/// [`fit`] for who asks again and again: says at most once a minute that something is held.
-pub(super) async fn fit_quietly(
+pub(super) async fn fit(
     event: FaultEvent,
     limit: usize,
     size: impl Fn(&FaultEvent) -> usize,
@@ -304,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn f6_without_a_hook_it_is_held() {
         let held = fault(&[100_000]);
-        let fits = fit(held.clone(), 5000, json, &Hold).await;
+        let fits = fit(held.clone(), 5000, json, &Hold, &Minutely::default()).await;
         assert_eq!(fits, [Fit::Hold(held)]);
     }
 
@@ -330,13 +310,15 @@ mod tests {
     #[tokio::test]
     async fn f6_a_claim_check_is_sent_and_one_that_loses_records_is_not() {
         let large = fault(&[100_000]);
-        let fits = fit(large.clone(), 5000, json, &Claims { wrong: false }).await;
+        let fits =
+            fit(large.clone(), 5000, json, &Claims { wrong: false }, &Minutely::default()).await;
         let [Fit::Send(event)] = &fits[..] else { panic!("{fits:?}") };
         assert_eq!(event.records[0].claim.as_ref().map(|claim| claim.size), Some(100_000));
         assert_eq!(event.computed_id(), large.id);
         assert_eq!(FaultEvent::from_json(&event.to_json()).as_ref(), Ok(event));
 
-        let fits = fit(large.clone(), 5000, json, &Claims { wrong: true }).await;
+        let fits =
+            fit(large.clone(), 5000, json, &Claims { wrong: true }, &Minutely::default()).await;
         assert_eq!(fits, [Fit::Hold(large)]);
     }
 

@@ -4,17 +4,19 @@
 //! event, so a dead fault sink is back-pressure, not loss.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Attempt, Verdict, fault_depth};
+use super::flood::Verdict;
+use super::{Attempt, fault_depth};
 use crate::error::{Class, StepError};
 use crate::record::Timestamp;
 use crate::settle::{Fate, Flag, LaneState, StageInfo};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::unit::{Held, Lineage};
 
 /// A fault about a fault about a fault is returned instead: somebody reads his own faults.
@@ -182,7 +184,7 @@ pub(crate) fn hand_over(
     }
     let counts = counts && !lineage.is_resubmitted() && error.class() != Class::Skipped;
     let records = u32::try_from(lineage.len()).unwrap_or(u32::MAX);
-    if counts && lane.pipeline.flood.judge_records(Instant::now(), records) == Verdict::Return {
+    if counts && lane.pipeline.flood.judge(Instant::now(), records) == Verdict::Return {
         metrics::counter!(
             "streambreaker_flood_returned_total",
             "pipeline" => lane.pipeline.name.clone()

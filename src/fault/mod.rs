@@ -7,8 +7,8 @@
 //! process, is one fault. Only the publisher, which stores faults, does anything.
 //!
 //! What is built when a unit is refused: [`FaultEvent::new`], its public fields,
-//! [`FaultEvent::finish`] (scrub, fingerprint, cap), in this order. What the publisher does with it:
-//! [`Floodgate::judge`] before it is taken, [`fit`] before it is sent.
+//! [`FaultEvent::finish`] (scrub, fingerprint, cap), in this order. The [flood guard](FloodGuard) judges before a
+//! unit is faulted; the publisher makes an event fit its sink before it is sent, with the help of [`Oversize`].
 
 mod cap;
 mod codec;
@@ -29,10 +29,11 @@ pub use self::event::{
     Attempt, ClaimCheck, FaultError, FaultEvent, FaultPart, FaultRecord, fault_depth,
 };
 pub use self::fingerprint::fingerprint;
-pub use self::flood::{FloodGuard, FloodState, Floodgate, Verdict};
+pub use self::flood::FloodGuard;
+pub(crate) use self::flood::{FloodState, Floodgate};
 pub use self::id::{NAMESPACE, fault_id, part_id};
 pub(crate) use self::id::{done_id, effect_id, idempotency_key, named_effect_id};
-pub use self::ladder::{Fit, Hold, Oversize, OversizeAction, Rung, fit, reduce};
+pub use self::ladder::{Hold, Oversize, OversizeAction};
 pub(crate) use self::list::{FaultList, Refusal, dropped_in_panic, dropped_twice, hand_over};
 pub(crate) use self::publisher::{FaultDesk, publish};
 pub use self::scrub::{NoScrub, Scrub, Scrubber};
@@ -46,8 +47,6 @@ mod tests {
         fn shared<T: Send + Sync + 'static>() {}
         shared::<FaultEvent>();
         shared::<Floodgate>();
-        shared::<Rung>();
-        shared::<Fit>();
         shared::<Box<dyn Scrubber>>();
         shared::<Box<dyn Oversize>>();
     }

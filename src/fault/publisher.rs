@@ -11,9 +11,9 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::ladder::fit_quietly;
+use super::ladder::{Fit, fit};
 use super::list::{Draft, FaultList};
-use super::{FaultError, FaultEvent, FaultRecord, Fit, NoScrub, Oversize, Scrubber};
+use super::{FaultError, FaultEvent, FaultRecord, NoScrub, Oversize, Scrubber};
 use crate::clock::Random;
 use crate::error::StepError;
 use crate::flow::bulk::{Call, sort};
@@ -155,7 +155,7 @@ impl FaultDesk {
         }
         let kept = event.clone();
         let size = |event: &FaultEvent| self.sink.size(event);
-        let fitting = fit_quietly(event, limit, size, &*self.oversize, &self.held);
+        let fitting = fit(event, limit, size, &*self.oversize, &self.held);
         let fitting = AssertUnwindSafe(fitting).catch_unwind();
         match tokio::time::timeout(self.timeout, fitting).await {
             Ok(Ok(fits)) => fits

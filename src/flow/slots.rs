@@ -10,7 +10,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::timer::Timer;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// No deadline.
 const NONE: u64 = 0;

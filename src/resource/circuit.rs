@@ -6,8 +6,7 @@
 //! a late result cannot count where it does not belong (rule B3). All else is rare and takes the lock.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -17,6 +16,8 @@ use tokio::time::Instant;
 use super::breaker::{Breaker, OnOpen};
 use super::pass::{Pass, ProbeEnd};
 use super::state::{BreakerControl, BreakerState, BreakerStatus};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The circuit did not let a call through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,7 +331,14 @@ impl Circuit {
         inner.probes_out = 0;
         inner.probes_good = 0;
         match to {
-            BreakerState::Open => inner.opened += 1,
+            BreakerState::Open => {
+                inner.opened += 1;
+                // what has been counted is still shown, and late results find another tag
+                for slot in &self.goods {
+                    let kept = slot.load(Ordering::Relaxed) & !tag(u64::MAX, 0);
+                    slot.store(kept | tag(generation << 2, 0), Ordering::Relaxed);
+                }
+            }
             BreakerState::HalfOpen => {}
             BreakerState::Closed => {
                 inner.ticks = [None; SLOTS];

@@ -339,4 +339,10 @@ impl fmt::Debug for Resource {
 }
 
 #[cfg(test)]
+mod circuit_model;
+#[cfg(test)]
+mod rate_model;
+#[cfg(test)]
 mod tests;
+#[cfg(all(test, shuttle))]
+mod threads;

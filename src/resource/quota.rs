@@ -5,13 +5,14 @@
 //! retries a share of the traffic instead. The pattern is that of `tower::retry::budget` ("why budgets
 //! and not max retries?", after Finagle) and of the retry quota in the AWS SDKs' standard mode.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::ConfigError;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// One retry, in the unit in which tokens are counted: so that one a second is one a nanosecond, and the
 /// floor is paid in without a remainder, however often it is asked for.

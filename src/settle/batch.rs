@@ -8,7 +8,6 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
@@ -16,6 +15,7 @@ use super::lane::Place;
 use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
 use crate::record::Record;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const PARTS: u64 = 0xffff;
 const PENDING_ONE: u64 = 1 << 16;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
@@ -17,6 +16,8 @@ use crate::error::Class;
 use crate::fault::{FaultList, Floodgate};
 use crate::minutely::Minutely;
 use crate::record::ShardId;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What happens to a lane, as bits of one word, so that a stage asks with one load.
 pub(crate) struct Flag;

@@ -22,4 +22,4 @@ mod report;
 mod tracker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,171 @@
+//! What fills a shard: reads as there is room, and hands each batch to all lanes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Shard, lock};
+use crate::record::Record;
+use crate::settle::{Batch, Flag, LaneBatch, are_sorted};
+use crate::source::{Acknowledge, Behind, Read, Reader, Room, SourceError};
+
+impl Shard {
+    /// Waits until there is room for at least one record.
+    async fn room(&self) -> Room {
+        let Some(limits) = self.limits else {
+            return Room { records: usize::MAX, bytes: usize::MAX };
+        };
+        let mut waited = false;
+        loop {
+            let own = self.room.notified();
+            let all = self.core.in_flight.freed();
+            let (records, bytes) = {
+                let tracker = self.tracker();
+                (tracker.records_in_flight(), tracker.bytes_in_flight())
+            };
+            let mut free =
+                (limits.records.saturating_sub(records), limits.bytes.saturating_sub(bytes));
+            if self.progress().suspect {
+                if records > 0 {
+                    free = (0, 0);
+                } else {
+                    self.progress().suspect = false;
+                }
+            }
+            // each shard is always granted one batch, or a busy one would starve the others
+            if records > 0 {
+                let total = self.core.in_flight.free(self.core.total_limits);
+                free = (free.0.min(total.0), free.1.min(total.1));
+            }
+            // reads of a record or two cost as much as large ones: so it waits for some room
+            let bound = limits.records.min(self.core.total_limits.records);
+            let least = if records > 0 { (bound / 16).max(1) } else { 1 };
+            if free.0 >= least && free.1 > 0 {
+                if waited {
+                    for lane in &self.lanes {
+                        lane.state.lower(Flag::PRESSURE | Flag::WANTED);
+                    }
+                    self.progress().full_since = None;
+                }
+                // smaller than the limit, so that reading and working overlap
+                let most = (limits.records / 4).max(1);
+                return Room { records: free.0.min(most), bytes: free.1 };
+            }
+            if !waited {
+                waited = true;
+                self.progress().full_since = Some(Instant::now());
+                self.raise(Flag::PRESSURE | Flag::WANTED);
+                self.signal.notify_one();
+            }
+            tokio::select! {
+                biased;
+                () = own => {}
+                () = all => {}
+            }
+        }
+    }
+
+    /// Reads until the shard ends; `Err` when it cannot be read any more.
+    pub(super) async fn read_loop(&self, mut reader: Box<dyn Reader>) -> Result<(), SourceError> {
+        let backoff = self.core.source_backoff();
+        let mut failures = 0;
+        loop {
+            let room = self.room().await;
+            match reader.read(room).await {
+                Ok(Read::Records { records, behind }) => {
+                    failures = 0;
+                    {
+                        let mut progress = self.progress();
+                        progress.behind = behind;
+                        progress.last_read = Some(Instant::now());
+                        progress.failing = false;
+                    }
+                    if records.is_empty() {
+                        // a source that answers at once with nothing must not keep the thread
+                        tokio::task::yield_now().await;
+                    } else {
+                        self.ingest(records);
+                    }
+                }
+                Ok(Read::Gap { from, to }) => {
+                    self.core.note_gap(self, &from, &to);
+                }
+                Ok(Read::End) => {
+                    let mut progress = self.progress();
+                    progress.behind = Behind::records(0);
+                    progress.failing = false;
+                    return Ok(());
+                }
+                Err(error @ SourceError::Fatal(_)) => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    {
+                        let mut progress = self.progress();
+                        progress.failing = true;
+                        progress.last_error = Some(("transient", Instant::now()));
+                    }
+                    self.core.note_source_error(&self.stream, Some(&self.id), &error);
+                    let wait = backoff.delay(failures, &self.core.random).unwrap_or_default();
+                    tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+                }
+            }
+        }
+    }
+
+    /// Hands a batch to all lanes.
+    fn ingest(&self, records: Vec<Record>) {
+        let own = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
+            (Some(own), _, _) => Some(Instant::now() + own),
+            (None, Some(theirs), false) => Some(Instant::now() + theirs),
+            _ => None,
+        };
+        let deadline = own.into_iter().chain(self.until).min();
+        self.core.note_passed_by(&self.id, &records);
+        // a finite batch says nothing of what its host gave before
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
+        let (lanes, suspect) = {
+            let mut tracker = self.tracker();
+            if tracker.is_closed() {
+                return;
+            }
+            let mut history = self.history();
+            let sorted = are_sorted(&records);
+            let counts: Vec<_> = self
+                .lanes
+                .iter()
+                .map(|lane| history.reading(lane.state.pipeline.index, &records, ordered, sorted))
+                .collect();
+            let (gated, suspect) = self
+                .lanes
+                .first()
+                .map_or((false, false), |lane| lane.keeper.concerns(&records, &counts));
+            let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
+            let lanes: Vec<_> = self
+                .lanes
+                .iter()
+                .zip(counts)
+                .map(|(lane, counts)| {
+                    let own = LaneBatch::new(batch.clone(), lane.state.clone(), counts);
+                    for (index, times) in history.given_back(&batch.records) {
+                        own.returned_before(index, times);
+                    }
+                    own
+                })
+                .collect();
+            tracker.push(batch, lanes.clone());
+            (lanes, suspect)
+        };
+        if suspect {
+            self.progress().suspect = true;
+        }
+        self.note_in_flight();
+        // from now on somebody has to look in time, and without lanes at once
+        self.signal.notify_one();
+        for (lane, batch) in self.lanes.iter().zip(lanes) {
+            if let Some(feed) = &*lock(&lane.feed) {
+                // the lane is gone only if the shard is on its way out
+                let _ = feed.send(batch);
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The atomics and locks of what is shared between threads.
+//!
+//! They are those of the standard library. In the tests of `threads`, which are built with `--cfg shuttle`, they are
+//! those of a scheduler that tries interleavings: so that what is tried is the code itself, and not a copy of it.
+
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+
+#[cfg(all(test, shuttle))]
+pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
