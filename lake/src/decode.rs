@@ -21,6 +21,7 @@ use streambreaker::{Record, ShardId, Timestamp};
 
 use crate::encode::Stored;
 use crate::error::Damage;
+use crate::pages;
 use crate::schema::{Digest, FOOTER_KEY, Footer, column, schema};
 use crate::select::Selection;
 
@@ -235,6 +236,15 @@ impl Opened {
     pub(crate) fn group(&self, parts: &Arc<Parts>, group: usize) -> Result<Vec<Stored>, Damage> {
         guarded(|| {
             let metadata = self.metadata.row_group(group);
+            let mut claimed = 0u64;
+            for chunk in metadata.columns() {
+                let (start, len) = chunk.byte_range();
+                let len = usize::try_from(len).map_err(|_| Damage::Contents("its offsets"))?;
+                let pages = pages::unpacked(&parts.get_bytes(start, len)?)
+                    .ok_or_else(|| Damage::Torn("a page without a header".to_owned()))?;
+                claimed = claimed.saturating_add(pages);
+            }
+            within("unpacked bytes", claimed, self.bounds.group_bytes)?;
             let properties = Arc::new(ReaderProperties::builder().build());
             let reader = SerializedRowGroupReader::new(parts.clone(), metadata, None, properties)?;
             let records = self.rows(&reader, metadata)?;
@@ -590,6 +600,31 @@ mod tests {
         assert!(too_large(open(Bounds { record_bytes: 1 << 20, ..bounds }), "bytes of a record"));
         assert!(too_large(open(Bounds { object_bytes: 100, ..bounds }), "bytes"));
         assert!(too_large(open(Bounds { records: 0, ..bounds }), "records"));
+    }
+
+    #[test]
+    fn l5_a_page_that_claims_more_than_the_metadata_is_not_unpacked() {
+        let records = stored([Record::new("s", "0", Position::from(1), vec![7u8; 8 << 20])]);
+        let bytes = encode(&records, None).expect("encoded").bytes;
+        let bounds = Bounds { group_bytes: 64 << 20, ..Bounds::default() };
+        let read = |bytes: Bytes| {
+            let parts = Arc::new(Parts::whole(bytes));
+            Opened::open(&parts, bounds).and_then(|opened| opened.group(&parts, 0))
+        };
+        assert_eq!(read(bytes.clone()).map(|records| records.len()), Ok(1));
+        // the size in the header of the payload's page, as four bytes; the largest number that four bytes hold
+        let unpacked = (8u32 << 20) + 4;
+        let zigzag = unpacked << 1;
+        let written: Vec<u8> = (0..4u32)
+            .map(|n| ((zigzag >> (7 * n)) & 0x7f) as u8 | if n < 3 { 0x80 } else { 0 })
+            .collect();
+        let at = bytes.windows(4).position(|window| window == written).expect("it is there");
+        let mut hostile = bytes.to_vec();
+        hostile[at..at + 4].copy_from_slice(&[0xfe, 0xff, 0xff, 0x7f]);
+        assert!(matches!(
+            read(hostile.into()),
+            Err(Damage::TooLarge { what: "unpacked bytes", found, .. }) if found > 64 << 20
+        ));
     }
 
     #[test]

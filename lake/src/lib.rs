@@ -35,6 +35,8 @@
 //! | [`Lake::dry_run`], [`Progress`] | how much that would be, and how far it is |
 //! | [`FaultLake`], [`Lake::faults`] | where faults are kept, and found again |
 //! | [`Lake::resubmit`], [`Resubmission`], [`Lake::lessons`] | sends faults to the pipeline that refused them, once; what there is to learn from them |
+//! | [`Lake::with_keys`], [`KeyProvider`], [`Keys`] | seals payloads and faults |
+//! | [`Redact`], [`unseal`] | takes fields out of events, or seals them, where they are produced |
 //! | [`SCHEMA`], [`Footer`] | what an object looks like, for other tools |
 //!
 //! # When a record is confirmed
@@ -64,7 +66,9 @@ mod lake;
 mod ledger;
 mod manifest;
 mod name;
+mod pages;
 mod read;
+mod redact;
 mod replay;
 mod resubmit;
 mod schema;
@@ -84,6 +88,7 @@ pub use self::ledger::{FaultState, LedgerEntry};
 pub use self::manifest::{Break, CoveredRange, Manifest, ManifestEntry};
 pub use self::name::NameError;
 pub use self::read::{Counts, Progress};
+pub use self::redact::{Redact, unseal};
 pub use self::replay::{DryRun, LakeAcker, LakeReader, LakeSource};
 pub use self::resubmit::{Lesson, Refused, Resubmission, ResubmitReport};
 pub use self::schema::{Footer, SCHEMA, SCHEMA_VERSION};
