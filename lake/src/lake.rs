@@ -13,10 +13,11 @@ use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
-use crate::decode::{Bounds, Opened, Parts, metadata_len};
+use crate::decode::{Bounds, Opened};
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::name::{ObjectName, stream_folder, stream_of_folder};
+use crate::parts::{Parts, metadata_len};
 use crate::seal::{KeyProvider, Sealer};
 
 /// A data lake in a folder of an object store. Cheap to clone; the clones are one lake.

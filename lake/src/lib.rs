@@ -57,6 +57,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod assemble;
 mod decode;
 mod encode;
 mod error;
@@ -64,13 +65,16 @@ mod faults;
 mod index;
 mod lake;
 mod ledger;
+mod lessons;
 mod manifest;
 mod name;
 mod pages;
+mod parts;
 mod read;
 mod redact;
 mod replay;
 mod resubmit;
+mod resubmit_report;
 mod schema;
 mod seal;
 mod select;
@@ -85,12 +89,14 @@ pub use self::error::{Damage, LakeError};
 pub use self::faults::{FaultLake, FaultSelection, FoundFaults};
 pub use self::lake::Lake;
 pub use self::ledger::{FaultState, LedgerEntry};
+pub use self::lessons::Lesson;
 pub use self::manifest::{Break, CoveredRange, Manifest, ManifestEntry};
 pub use self::name::NameError;
 pub use self::read::{Counts, Progress};
 pub use self::redact::{Redact, unseal};
 pub use self::replay::{DryRun, LakeAcker, LakeReader, LakeSource};
-pub use self::resubmit::{Lesson, Refused, Resubmission, ResubmitReport};
+pub use self::resubmit::Resubmission;
+pub use self::resubmit_report::{Refused, ResubmitReport};
 pub use self::schema::{Footer, SCHEMA, SCHEMA_VERSION};
 pub use self::seal::{Key, KeyError, KeyProvider, Keys};
 pub use self::select::Selection;

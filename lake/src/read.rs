@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use object_store::path::Path;
 use streambreaker::{Position, Record};
 
-use crate::decode::{Opened, Parts};
+use crate::decode::Opened;
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, blocking};
 use crate::manifest::ManifestEntry;
+use crate::parts::Parts;
 use crate::seal::Opener;
 use crate::select::Selection;
 

@@ -11,133 +11,21 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use streambreaker::clock::{Clock, SystemClock};
 use streambreaker::fault::FaultRecord;
-use streambreaker::{By, Class, Delivery, FaultEvent, Processor, Record};
+use streambreaker::{By, Delivery, FaultEvent, Processor, Record};
 use uuid::Uuid;
 
+use crate::assemble::assemble;
 use crate::error::LakeError;
 use crate::faults::{FaultSelection, FoundFaults};
 use crate::lake::Lake;
 use crate::ledger::{FaultState, Ledger, LedgerEntry, Row};
 use crate::manifest::Manifest;
 use crate::read::{Progress, ShardRecords};
+use crate::resubmit_report::{Refused, ResubmitReport};
 use crate::select::Selection;
 use crate::writer::same;
-
-/// Why a fault was not sent. It stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[serde(rename_all = "snake_case", tag = "refused")]
-#[non_exhaustive]
-pub enum Refused {
-    /// Its id does not follow from what it says: it has been changed, or comes from elsewhere.
-    #[error("its id is not that of its records: it was changed")]
-    OtherId,
-    /// It was made by another processor.
-    #[error("it is of the processor {processor:?}")]
-    OtherProcessor {
-        /// Which.
-        processor: String,
-    },
-    /// The processor has no pipeline of this name, nor one that had it.
-    #[error("there is no pipeline {pipeline:?}, nor one that was called so: see `formerly`")]
-    NoPipeline {
-        /// Which.
-        pipeline: String,
-    },
-    /// The lake holds another record at the position of one of its records.
-    #[error("record {position} is not the one that the lake holds")]
-    OtherRecord {
-        /// Where.
-        position: String,
-    },
-    /// A record was left out of the fault because it was too large, and the lake does not hold it.
-    #[error("record {position} is not in the fault, and not in the lake either")]
-    NoRecord {
-        /// Where.
-        position: String,
-    },
-    /// It is a part of a larger fault, whose other parts are not there.
-    #[error("it is a part of {whole}, whose other parts are not there")]
-    Partial {
-        /// The whole.
-        whole: Uuid,
-    },
-    /// It was sent before, and how that ended is not known.
-    #[error(
-        "it was sent before, and how that ended is not known: look, then say `unfinished` to send it again"
-    )]
-    Unfinished,
-    /// It has been sent as often as is allowed.
-    #[error("it has been sent {attempts} times")]
-    TooOften {
-        /// How often.
-        attempts: u32,
-    },
-    /// Somebody else is sending it, or one that holds the same records.
-    #[error("somebody else is sending it, or a fault that holds the same records")]
-    Concurrent,
-}
-
-/// What became of a resubmission. Prints as a report.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct ResubmitReport {
-    /// Faults that were looked at.
-    pub considered: u64,
-    /// Those that were sent; in a dry run: would have been.
-    pub sent: u64,
-    /// Their records.
-    pub records: u64,
-    /// Those that were processed.
-    pub succeeded: u64,
-    /// Those that failed again, with their new faults.
-    pub failed_again: BTreeMap<Uuid, Vec<Uuid>>,
-    /// Those that were given back undecided: they are pending, as before.
-    pub returned: Vec<Uuid>,
-    /// Those whose state was final already.
-    pub settled_before: u64,
-    /// Those that were not sent.
-    pub refused: BTreeMap<Uuid, Refused>,
-    /// Objects of faults that could not be read in full.
-    pub damaged: u64,
-    /// Whether it stopped because too many failed again.
-    pub stopped: bool,
-    /// Whether there are more faults than were looked at.
-    pub more: bool,
-}
-
-impl fmt::Display for ResubmitReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} faults: {} sent ({} records), {} succeeded, {} failed again, {} given back, {} settled before, {} refused",
-            self.considered,
-            self.sent,
-            self.records,
-            self.succeeded,
-            self.failed_again.len(),
-            self.returned.len(),
-            self.settled_before,
-            self.refused.len(),
-        )?;
-        for (id, why) in &self.refused {
-            // names in it are escaped, as they are printed as Rust does
-            write!(f, "\n  {id}: {why}")?;
-        }
-        if self.stopped {
-            f.write_str("\nstopped: too many failed again")?;
-        }
-        if self.damaged > 0 {
-            write!(f, "\n{} objects of faults could not be read in full", self.damaged)?;
-        }
-        if self.more {
-            f.write_str("\nthere are more: run it again")?;
-        }
-        Ok(())
-    }
-}
 
 /// Faults to be sent again: see [`Lake::resubmit`].
 #[must_use = "nothing is sent before `run`"]
@@ -552,40 +440,6 @@ fn work_id(fault: &FaultEvent, faulted: &FaultRecord) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
 }
 
-/// Puts faults together that were too large for their sink and lie in parts; parts whose others are not there are refused.
-fn assemble(faults: Vec<FaultEvent>, refused: &mut BTreeMap<Uuid, Refused>) -> Vec<FaultEvent> {
-    let (mut whole, mut parts): (Vec<FaultEvent>, BTreeMap<Uuid, Vec<FaultEvent>>) =
-        (Vec::new(), BTreeMap::new());
-    for fault in faults {
-        match fault.part {
-            Some(part) => parts.entry(part.of).or_default().push(fault),
-            None => whole.push(fault),
-        }
-    }
-    for (of, mut found) in parts {
-        found.sort_by_key(|fault| fault.part.map(|part| part.first));
-        let total = found.iter().filter_map(|fault| fault.part).map(|part| part.total).max();
-        let mut next = 0u32;
-        let joined = found.iter().all(|fault| {
-            let fits = fault.part.is_some_and(|part| part.first == next);
-            next = next.saturating_add(u32::try_from(fault.records.len()).unwrap_or(u32::MAX));
-            fits
-        });
-        if !joined || total != Some(next) {
-            refused.extend(found.iter().map(|f| (f.id, Refused::Partial { whole: of })));
-            continue;
-        }
-        let records = found.iter().flat_map(|fault| fault.records.clone()).collect();
-        let mut one = found.swap_remove(0);
-        one.part = None;
-        one.id = of;
-        one.records = records;
-        whole.push(one);
-    }
-    whole.sort_by_key(|fault| (fault.timestamp, fault.id));
-    whole
-}
-
 impl Lake {
     /// The record that the lake holds where this one lies.
     async fn find(&self, manifest: &Manifest, like: &Record) -> Result<Option<Record>, LakeError> {
@@ -609,113 +463,5 @@ impl Lake {
             None,
         );
         records.next().await
-    }
-}
-
-/// What is known of faults of one kind, and of what became of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Lesson {
-    /// What they share.
-    pub fingerprint: String,
-    /// Their class.
-    pub class: Class,
-    /// The pipeline that refused them.
-    pub pipeline: String,
-    /// The stage.
-    pub stage: String,
-    /// The type of their error.
-    pub error: String,
-    /// How many there are.
-    pub faults: u64,
-    /// Which releases made them, and how many each.
-    pub releases: BTreeMap<String, u64>,
-    /// Those that nobody has done anything about yet, or whose sending was not noted to its end.
-    pub open: u64,
-    /// Those that were processed when they were sent again.
-    pub succeeded: u64,
-    /// Of these, those that were processed by the very release that had refused them.
-    pub unchanged: u64,
-    /// Those that failed again.
-    pub failed_again: u64,
-    /// Those that were dismissed.
-    pub dismissed: u64,
-}
-
-impl Lesson {
-    /// Whether nothing but time mended them: such an error should say `.transient()`, so that it is retried and never
-    /// becomes a fault.
-    pub fn deserves_a_retry(&self) -> bool {
-        self.unchanged > 0 && self.unchanged == self.succeeded && self.failed_again == 0
-    }
-}
-
-impl fmt::Display for Lesson {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:>6} x {}  {} in {}/{} ({}): {} open, {} succeeded, {} failed again, {} dismissed",
-            self.faults,
-            self.fingerprint.escape_debug(),
-            self.class,
-            self.pipeline.escape_debug(),
-            self.stage.escape_debug(),
-            self.error.escape_debug(),
-            self.open,
-            self.succeeded,
-            self.failed_again,
-            self.dismissed
-        )?;
-        if self.deserves_a_retry() {
-            f.write_str("\n         time alone mended them: let this error say `.transient()`")?;
-        }
-        Ok(())
-    }
-}
-
-impl Lake {
-    /// What there is to learn from these faults, by kind, the most frequent first: which releases made them, and which
-    /// succeed unchanged when they are sent again.
-    ///
-    /// # Errors
-    /// [`LakeError::Store`], [`LakeError::Name`].
-    pub async fn lessons(&self, selection: &FaultSelection) -> Result<Vec<Lesson>, LakeError> {
-        let found = self.faults(selection).await?;
-        let ledger = Ledger::open(self, selection.stream())?;
-        let mut lessons: BTreeMap<String, Lesson> = BTreeMap::new();
-        for fault in found.faults {
-            let row = ledger.row(fault.part.map_or(fault.id, |part| part.of)).await?;
-            let lesson = lessons.entry(fault.fingerprint.clone()).or_insert_with(|| Lesson {
-                fingerprint: fault.fingerprint.clone(),
-                class: fault.class,
-                pipeline: fault.pipeline.clone(),
-                stage: fault.stage.clone(),
-                error: fault.err.name.clone(),
-                faults: 0,
-                releases: BTreeMap::new(),
-                open: 0,
-                succeeded: 0,
-                unchanged: 0,
-                failed_again: 0,
-                dismissed: 0,
-            });
-            lesson.faults += 1;
-            let release = fault.release.clone().unwrap_or_default();
-            *lesson.releases.entry(release).or_default() += 1;
-            match row.state() {
-                FaultState::Succeeded { release } => {
-                    lesson.succeeded += 1;
-                    lesson.unchanged += u64::from(release.is_some() && release == fault.release);
-                }
-                FaultState::FailedAgain { .. } => lesson.failed_again += 1,
-                FaultState::Dismissed => lesson.dismissed += 1,
-                FaultState::Pending | FaultState::Resubmitted { .. } => lesson.open += 1,
-            }
-        }
-        let mut lessons: Vec<Lesson> = lessons.into_values().collect();
-        lessons.sort_by(|a, b| {
-            b.faults.cmp(&a.faults).then_with(|| a.fingerprint.cmp(&b.fingerprint))
-        });
-        Ok(lessons)
     }
 }
