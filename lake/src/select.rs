@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
-use streambreaker::{Position, ShardId, Timestamp};
+use streambreaker::record::ParsePositionError;
+use streambreaker::{Gap, Position, ShardId, Timestamp};
 use uuid::Uuid;
 
 use crate::encode::Stored;
@@ -33,6 +34,8 @@ pub struct Selection {
     until: Option<Timestamp>,
     first: Option<Position>,
     last: Option<Position>,
+    /// The first position that is not meant any more.
+    before: Option<Position>,
     kinds: BTreeSet<String>,
     keys: BTreeSet<Bytes>,
     ids: BTreeSet<String>,
@@ -48,6 +51,7 @@ impl fmt::Debug for Selection {
             .field("until", &self.until)
             .field("first", &self.first)
             .field("last", &self.last)
+            .field("before", &self.before)
             .field("kinds", &self.kinds.len())
             .field("keys", &self.keys.len())
             .field("ids", &self.ids.len())
@@ -65,10 +69,22 @@ impl Selection {
             until: None,
             first: None,
             last: None,
+            before: None,
             kinds: BTreeSet::new(),
             keys: BTreeSet::new(),
             ids: BTreeSet::new(),
         }
+    }
+
+    /// The records that a run was told are gone from its stream, as its report names them: what it takes to repair that.
+    ///
+    /// # Errors
+    /// When the gap's positions are none.
+    pub fn missing(gap: &Gap) -> Result<Self, ParsePositionError> {
+        let mut selection = Self::of(&*gap.stream).shard(&*gap.shard);
+        selection.first = Some(gap.from.parse()?);
+        selection.before = Some(gap.to.parse()?);
+        Ok(selection)
     }
 
     /// Only of this shard, or of one more.
@@ -130,7 +146,7 @@ impl Selection {
         for time in [self.from, self.until] {
             field(time.map(|t| t.to_string()).unwrap_or_default().as_bytes());
         }
-        for position in [&self.first, &self.last] {
+        for position in [&self.first, &self.last, &self.before] {
             field(position.as_ref().map(Position::to_string).unwrap_or_default().as_bytes());
         }
         let mut set = |values: &mut dyn Iterator<Item = &[u8]>| {
@@ -153,6 +169,7 @@ impl Selection {
             && self.until.is_none_or(|until| footer.arrival_min < until)
             && self.first.as_ref().is_none_or(|first| footer.last >= *first)
             && self.last.as_ref().is_none_or(|last| footer.first <= *last)
+            && self.before.as_ref().is_none_or(|before| footer.first < *before)
     }
 
     /// Whether this record is meant.
@@ -166,6 +183,7 @@ impl Selection {
             && self.until.is_none_or(|until| record.arrival() < until)
             && self.first.as_ref().is_none_or(|first| record.position() >= first)
             && self.last.as_ref().is_none_or(|last| record.position() <= last)
+            && self.before.as_ref().is_none_or(|before| record.position() < before)
             && any(&self.kinds, &stored.event_type)
             && any(&self.ids, &stored.event_id)
             && (self.keys.is_empty() || record.key().is_some_and(|key| self.keys.contains(key)))

@@ -341,3 +341,26 @@ async fn l9_a_replay_faults_as_the_stream_does_and_the_same_run_makes_the_same_f
     assert_eq!(ids[0], ids[1]);
     assert_ne!(ids[0], ids[2]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn s2_what_the_stream_forgot_is_read_from_the_lake_into_the_component() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..100);
+    for chunk in all.chunks(30) {
+        write(&lake, chunk).await;
+    }
+    let stream = stream_of("orders", &all);
+    stream.close();
+    stream.truncate(0, &Position::from(40));
+    let (processor, found) = collecting();
+    let report = processor.run_from(stream.consumer("view"), Shutdown::never()).await.unwrap();
+    assert_eq!(found.len(), 60);
+    assert_eq!(report.gaps.len(), 1);
+    let repair = lake.replay(Selection::missing(&report.gaps[0]).unwrap());
+    processor.run_from(repair, Shutdown::never()).await.unwrap();
+    let mut positions: Vec<u64> =
+        found.items().iter().map(|record| record.position().as_u64().unwrap()).collect();
+    positions.sort_unstable();
+    assert_eq!(positions, (0..100).collect::<Vec<_>>(), "each of them once");
+}
