@@ -5,7 +5,7 @@
 //! groups closed before and after; the guards are those of live records; every new fault is stored before the call returns; and
 //! what became of the unit is its answer, which goes into the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use streambreaker::clock::{Clock, SystemClock};
 use streambreaker::fault::FaultRecord;
-use streambreaker::{By, Delivery, FaultEvent, Processor, Record};
+use streambreaker::{By, Delivery, FaultEvent, Position, Processor, Record, ShardId};
 use uuid::Uuid;
 
 use crate::assemble::assemble;
@@ -325,11 +325,12 @@ impl Resubmission {
         if attempts >= self.attempts {
             return Ok(Err(Refused::TooOften { attempts }));
         }
+        let held = self.lake.held(&known.manifest, &fault.records).await?;
         let mut records = Vec::with_capacity(fault.records.len());
         for faulted in &fault.records {
             let FaultRecord { record, part, claim } = faulted;
             let position = record.position().to_string();
-            let held = self.lake.find(&known.manifest, record).await?;
+            let held = held.get(&(record.shard().clone(), record.position().clone())).cloned();
             let record = match (claim, held) {
                 (Some(_), None) => return Ok(Err(Refused::NoRecord { position })),
                 (Some(_), Some(held)) => held,
@@ -441,27 +442,38 @@ fn work_id(fault: &FaultEvent, faulted: &FaultRecord) -> Uuid {
 }
 
 impl Lake {
-    /// The record that the lake holds where this one lies.
-    async fn find(&self, manifest: &Manifest, like: &Record) -> Result<Option<Record>, LakeError> {
-        if manifest.stream != like.stream() {
-            return Ok(None);
+    /// The records that the lake holds where these lie, by shard and position. Each group of rows is read once.
+    async fn held(
+        &self,
+        manifest: &Manifest,
+        like: &[FaultRecord],
+    ) -> Result<BTreeMap<(ShardId, Position), Record>, LakeError> {
+        let mut wanted: BTreeMap<&ShardId, BTreeSet<&Position>> = BTreeMap::new();
+        for FaultRecord { record, .. } in
+            like.iter().filter(|r| r.record.stream() == manifest.stream)
+        {
+            wanted.entry(record.shard()).or_default().insert(record.position());
         }
-        let (shard, position) = (like.shard().clone(), like.position().clone());
-        let selection =
-            Selection::of(like.stream()).shard(shard).positions(position.clone(), position);
-        let objects = manifest
-            .objects
-            .iter()
-            .filter(|object| selection.may_be_in(&object.footer))
-            .cloned()
-            .collect();
-        let mut records = ShardRecords::new(
-            self.clone(),
-            Arc::new(selection),
-            Progress::default(),
-            objects,
-            None,
-        );
-        records.next().await
+        let mut held = BTreeMap::new();
+        for (shard, positions) in wanted {
+            let (Some(first), Some(last)) = (positions.first(), positions.last()) else { continue };
+            let selection = Selection::of(&*manifest.stream)
+                .shard(shard.clone())
+                .positions((*first).clone(), (*last).clone());
+            let objects = manifest
+                .objects
+                .iter()
+                .filter(|object| selection.may_be_in(&object.footer))
+                .cloned()
+                .collect();
+            let (selection, progress) = (Arc::new(selection), Progress::default());
+            let mut records = ShardRecords::new(self.clone(), selection, progress, objects, None);
+            while let Some(record) = records.next().await? {
+                if positions.contains(record.position()) {
+                    held.insert((shard.clone(), record.position().clone()), record);
+                }
+            }
+        }
+        Ok(held)
     }
 }
