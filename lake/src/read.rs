@@ -52,6 +52,11 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins anew: an attempt to open everything failed halfway.
+    pub(crate) fn reset(&self) {
+        *self.lock() = Counts::default();
+    }
+
     pub(crate) fn note_objects(&self, objects: &[ManifestEntry]) {
         let mut counts = self.lock();
         counts.objects += objects.len() as u64;

@@ -203,6 +203,7 @@ impl LakeSource {
 
     async fn open(&self) -> Result<VecDeque<(ShardId, LakeReader, LakeAcker)>, LakeError> {
         let mut shards = VecDeque::new();
+        self.progress.reset();
         for (shard, selected) in self.lake.selected(&self.selection, &self.progress).await? {
             let cursor = match self.resumable {
                 true => Some(Cursor::open(&self.lake, &self.selection, self.run, &shard).await?),

@@ -304,8 +304,11 @@ async fn a_store_that_fails_for_a_while_is_waited_for() {
         write(&lake, chunk).await;
     }
     shaky.reads_fail(7);
-    let (_, found) = run(lake.replay(Selection::of("orders"))).await;
+    let source = lake.replay(Selection::of("orders"));
+    let progress = source.progress();
+    let (_, found) = run(source).await;
     assert_eq!(live(found), records("orders", "0", 0..100));
+    assert_eq!((progress.counts().objects, progress.counts().objects_read), (6, 6));
 }
 
 #[tokio::test(start_paused = true)]
