@@ -78,14 +78,14 @@ impl Lake {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let lake = Lake::local(&folder)?;
-    /// fn numbers(lake: &Lake, most: u64) -> Result<Processor, streambreaker::BoxError> {
-    ///     Ok(Processor::builder("numbers")
+    /// fn numbers(lake: &Lake, most: u64) -> Result<Processor, streambreaker::BuildError> {
+    ///     Processor::builder("numbers")
     ///         .source(memory::stream(["1", "20", "3"]))
     ///         .faults(FaultLake::new(lake))
     ///         .pipeline("small", move |flow| {
     ///             flow.json::<u64>().validate(move |n| if *n > most { Err("too many") } else { Ok(()) })
     ///         })
-    ///         .build()?)
+    ///         .build()
     /// }
     /// numbers(&lake, 10)?.run(Shutdown::never()).await?;
     ///
@@ -235,10 +235,9 @@ impl Resubmission {
     async fn go(mut self, processor: &Processor, dry: bool) -> Result<ResubmitReport, LakeError> {
         let found = match self.given.take() {
             Some(faults) => {
-                let mut found = FoundFaults::default();
-                found.more = faults.len() > self.most;
-                found.faults = faults.into_iter().take(self.most).collect();
-                found
+                let more = faults.len() > self.most;
+                let faults = faults.into_iter().take(self.most).collect();
+                FoundFaults { faults, more, ..FoundFaults::default() }
             }
             None => self.lake.faults_up_to(&self.selection, self.most).await?,
         };
