@@ -72,7 +72,8 @@ pub trait Envelope: Send + Sync + 'static {
         Cow::Borrowed(record.payload())
     }
 
-    /// All at once: cheaper than one by one where the payload has to be read for it.
+    /// All at once: cheaper than one by one where the payload has to be read for it. Of a payload that is not UTF-8
+    /// it may say less than they do.
     fn head<'r>(&self, record: &'r Record) -> Head<'r> {
         Head {
             id: self.id(record),

@@ -271,6 +271,7 @@ impl Floodgate {
     }
 
     /// The limits that hold now.
+    #[cfg(feature = "admin")]
     pub(crate) fn guard(&self) -> FloodGuard {
         self.lock().guard
     }

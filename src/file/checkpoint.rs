@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::delivered::{self, Delivered};
-use super::durable::{Outlives, replace};
+use super::durable::{Outlives, replace, turn};
 use super::error::FileError;
 use super::pass::Spec;
 use crate::record::Timestamp;
@@ -76,6 +77,9 @@ impl Shard {
 pub(super) struct Checkpoint {
     path: PathBuf,
     state: Mutex<State>,
+    /// Held from the look at the owner to the write: an opening that nobody waits for any more, or a commit of
+    /// a life that was killed, must not take it from the next life in the same process.
+    turn: Arc<Mutex<()>>,
     /// Which generation is durable; held while one writes, so that commits of several shards become
     /// one write.
     durable: Mutex<u64>,
@@ -115,8 +119,13 @@ fn read_document(path: &Path) -> Result<Option<Document>, FileError> {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint and takes it over, or begins one. Blocks.
-    pub(super) fn open(path: &Path, spec: &Spec) -> Result<Self, FileError> {
+    /// Opens a checkpoint and takes it over, or begins one, unless nobody wants it any more. Blocks.
+    pub(super) fn open(path: &Path, spec: &Spec, unwanted: &AtomicBool) -> Result<Self, FileError> {
+        let turn = turn(path);
+        let held = lock(&turn);
+        if unwanted.load(Ordering::Acquire) {
+            return Err(FileError::new(path, "the source was dropped before it was open"));
+        }
         let file = |e| FileError::io(&spec.path, "look at the file", e);
         let name = spec.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let size = fs::metadata(&spec.path).map_err(file)?.len();
@@ -151,8 +160,10 @@ impl Checkpoint {
         // the deaths go into the checkpoint before the file that tells of them is replaced
         write_document(path, &document).map_err(write)?;
         let delivered = Delivered::begin(path, owner, spec.shards).map_err(write)?;
+        drop(held);
         Ok(Self {
             path: path.to_owned(),
+            turn,
             state: Mutex::new(State { document, generation: 0 }),
             durable: Mutex::new(0),
             delivered: Mutex::new(delivered),
@@ -202,7 +213,8 @@ impl Checkpoint {
             let state = lock(&self.state);
             (state.document.clone(), state.generation)
         };
-        // not atomic with the write: two processes on one checkpoint are a mistake that is noticed, not
+        let _turn = lock(&self.turn);
+        // not atomic with the write between processes: two on one checkpoint are a mistake that is noticed, not
         // a way to share a file
         let now = read_document(&self.path).map_err(CommitError::transient)?;
         if now.is_some_and(|now| now.owner != document.owner) {

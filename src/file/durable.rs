@@ -1,8 +1,10 @@
 //! Writing so that it is still there after the power fails.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The directory that holds `path`.
 pub(super) fn parent(path: &Path) -> &Path {
@@ -22,6 +24,20 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Makes the names in a directory durable. Only Unix can, and only there it is needed.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+/// What is held while a file is looked at and then replaced: by nobody else in this process. Another process is
+/// not kept out.
+pub(super) fn turn(path: &Path) -> Arc<Mutex<()>> {
+    static TURNS: Mutex<BTreeMap<PathBuf, Weak<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(turn) = turns.get(path).and_then(Weak::upgrade) {
+        return turn;
+    }
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    let turn = Arc::default();
+    turns.insert(path.to_owned(), Arc::downgrade(&turn));
+    turn
 }
 
 /// Whether a replaced file must outlive the machine, or only this process.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -60,8 +61,21 @@ pub struct Source {
 enum State {
     Closed,
     /// Kept here, so that a dropped `next` loses nothing.
-    Opening(JoinHandle<Result<(Spec, Option<Checkpoint>), FileError>>),
+    Opening {
+        job: JoinHandle<Result<(Spec, Option<Checkpoint>), FileError>>,
+        _unwanted: Unwanted,
+    },
     Open(VecDeque<(Reader, Acker, ShardId)>),
+}
+
+/// Says when it is dropped that nobody wants any more what is being opened. A thread that blocks cannot be
+/// stopped, and must not take the checkpoint from whoever opens it next.
+struct Unwanted(Arc<AtomicBool>);
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Source {
@@ -159,7 +173,7 @@ impl Source {
         Ok(())
     }
 
-    fn start(&self) -> JoinHandle<Result<(Spec, Option<Checkpoint>), FileError>> {
+    fn start(&self) -> State {
         let mut spec = Spec {
             path: self.path.clone(),
             stream: self.name(),
@@ -171,19 +185,23 @@ impl Source {
             follow: self.follow,
         };
         let checkpoint = self.checkpoint.clone();
-        spawn_blocking(move || {
+        let unwanted = Unwanted(Arc::default());
+        let dropped = unwanted.0.clone();
+        let job = spawn_blocking(move || {
             // before anything is written: a file that cannot be read gets no checkpoint
             Input::open(&spec.path)?;
             spec.arrival = std::fs::metadata(&spec.path)
                 .and_then(|metadata| metadata.modified())
                 .map_err(|e| FileError::io(&spec.path, "look at the file", e))?
                 .into();
-            let checkpoint = checkpoint.map(|path| Checkpoint::open(&path, &spec)).transpose()?;
+            let open = |path: PathBuf| Checkpoint::open(&path, &spec, &dropped);
+            let checkpoint = checkpoint.map(open).transpose()?;
             if let Some(checkpoint) = &checkpoint {
                 spec.arrival = checkpoint.arrival();
             }
             Ok((spec, checkpoint))
-        })
+        });
+        State::Opening { job, _unwanted: unwanted }
     }
 
     fn opened(&self, spec: Spec, checkpoint: Option<Checkpoint>) -> State {
@@ -215,10 +233,10 @@ impl source::Source for Source {
             match &mut self.state {
                 State::Closed => {
                     self.check().map_err(SourceError::fatal)?;
-                    self.state = State::Opening(self.start());
+                    self.state = self.start();
                 }
-                State::Opening(opening) => {
-                    let result = opening.await;
+                State::Opening { job, .. } => {
+                    let result = job.await;
                     // whatever came of it, a finished handle must not be awaited again
                     self.state = State::Closed;
                     let (spec, checkpoint) = result.map_err(join_error)??;

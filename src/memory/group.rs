@@ -153,10 +153,7 @@ impl Holding {
         let again: BTreeSet<Position> =
             self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, p)| p.clone()).collect();
         for position in again {
-            let Some(record) = log.get(&position) else {
-                self.forget(&position);
-                continue;
-            };
+            let Some(record) = log.get(&position) else { continue };
             let Some(pending) = self.pending.get_mut(&position) else { continue };
             let count = pending.deliveries.saturating_add(1);
             let record = record.clone().with_deliveries(count);
@@ -237,6 +234,8 @@ impl Holding {
     fn advance(&mut self, log: &Log) {
         let reached = match self.pending.first_key_value() {
             None => self.delivered.clone(),
+            // gone, and not known to be lost yet
+            Some((open, _)) if log.get(open).is_none() => None,
             Some((open, _)) => log.before(log.records().partition_point(|r| r.position() < open)),
         };
         self.committed = self.committed.take().max(reached);
@@ -259,17 +258,22 @@ impl Holding {
         }
     }
 
-    /// Forgets what retention has taken.
-    pub(super) fn truncate(&mut self, log: &Log, before: &Position) {
-        let gone: Vec<Position> =
-            self.pending.range(..before.clone()).map(|(p, _)| p.clone()).collect();
-        for position in &gone {
+    /// Forgets how often what retention has taken was delivered. Who still has a record may yet settle it.
+    pub(super) fn truncate(&mut self, before: &Position) {
+        self.counts = self.counts.split_off(before);
+    }
+
+    /// The first of those that are to be delivered again and that retention has taken: nobody will settle them.
+    pub(super) fn take_lost(&mut self, log: &Log, now: Instant) -> Option<Position> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, position)| position);
+        let lost: BTreeSet<Position> = due.filter(|p| log.get(p).is_none()).cloned().collect();
+        for position in &lost {
             self.forget(position);
         }
-        if !gone.is_empty() {
+        if !lost.is_empty() {
             self.advance(log);
         }
-        self.counts = self.counts.split_off(before);
+        lost.into_iter().next()
     }
 
     /// Goes on behind a gap.

@@ -73,12 +73,23 @@ impl Log {
             },
             _ => first.clone(),
         };
-        let to = match (self.records.front(), last.as_u64()) {
+        let to = self.begin(last);
+        Some((from, to))
+    }
+
+    /// The first position that is there, where all up to `last` are gone.
+    fn begin(&self, last: &Position) -> Position {
+        match (self.records.front(), last.as_u64()) {
             (Some(record), _) => record.position().clone(),
             (None, Some(n)) => Position::from(n.saturating_add(1)),
             (None, None) => last.clone(),
-        };
-        Some((from, to))
+        }
+    }
+
+    /// The gap that begins at `from`, which was there once and is gone.
+    pub(super) fn gap_from(&self, from: Position) -> Option<(Position, Position)> {
+        let (_, last) = self.gone.as_ref()?;
+        Some((from, self.begin(last)))
     }
 
     /// Where a cursor stands that has been told of the gap.

@@ -79,6 +79,10 @@ impl Reader {
                     // whoever has lost the shard must not take records from its next owner
                     return Ok(if over { Look::Read(Read::End) } else { Look::Wait(None) });
                 }
+                let lost = holding.take_lost(log, now).and_then(|from| log.gap_from(from));
+                if let Some((from, to)) = lost {
+                    return Ok(Look::Read(Read::Gap { from, to }));
+                }
                 let mut batch = Batch::new(room);
                 holding.deliver(log, &mut batch, wait, now);
                 double(&mut batch, &mut injected.duplicate);

@@ -251,13 +251,13 @@ impl Stream {
     }
 
     /// Forgets the records of a shard before a position, as retention does. A consumer that has not
-    /// read them is told of a [`Read::Gap`](crate::source::Read::Gap).
+    /// read them, or is to be given them again, is told of a [`Read::Gap`](crate::source::Read::Gap).
     pub fn truncate(&self, shard: usize, before: &Position) {
         self.change(|state| {
             if let Some(log) = state.logs.get_mut(shard) {
                 log.truncate(before);
                 for group in state.groups.values_mut() {
-                    group.shards[shard].truncate(log, before);
+                    group.shards[shard].truncate(before);
                 }
             }
         });

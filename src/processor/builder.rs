@@ -29,7 +29,7 @@ struct Spec {
     make: Make,
 }
 
-/// Builds a [`Processor`]. Has no type parameters: source and sinks are erased as they come in.
+/// Builds a [`Processor`](super::Processor). Has no type parameters: source and sinks are erased as they come in.
 #[must_use = "a builder does nothing until `build`"]
 pub struct ProcessorBuilder {
     name: String,
@@ -106,7 +106,7 @@ impl ProcessorBuilder {
         self
     }
 
-    /// Where records come from. Not needed for [`Processor::process`] and [`Processor::run_from`].
+    /// Where records come from. Not needed for [`process`](super::Processor::process) and [`run_from`](super::Processor::run_from).
     pub fn source(mut self, source: impl Source) -> Self {
         self.source = Some(boxed(source));
         self

@@ -159,6 +159,7 @@ mod tests {
         assert!(text(good.min_calls(0)).contains("breaker min_calls is 0"));
         assert!(text(good.cool_down(Duration::ZERO)).contains("breaker cool_down is zero"));
         assert!(text(good.half_open(0)).contains("breaker half_open is 0"));
+        assert!(good.window(Duration::from_millis(1)).check("x").is_ok());
         assert!(good.check("x").is_ok() && Breaker::failure_ratio(1.0).check("x").is_ok());
     }
 

@@ -78,6 +78,39 @@ fn l12_debug_shows_name_and_settings_only() {
     assert!(!text.contains("Random") && !text.contains("counts"));
 }
 
+#[test]
+fn a_resource_is_what_was_built() {
+    let resource = built(
+        plain().on_exhausted(OnExhausted::Fault).return_limit(7).concurrency(3).max_wait(ms(9)),
+    );
+    assert_eq!((resource.name(), resource.return_limit()), ("db", Some(7)));
+    assert_eq!((resource.on_exhausted(), resource.max_wait()), (OnExhausted::Fault, ms(9)));
+    assert_eq!(resource.permits().map(|permits| permits.available_permits()), Some(3));
+    assert!(resource.is(&resource.clone()) && !resource.is(&built(plain())));
+    resource.count(Count::WaitedForRate);
+    assert_eq!(resource.status().waits.rate, 1);
+    assert_eq!(built(plain()).return_limit(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_nothing_can_hold_back_is_admitted_at_once() {
+    let now = Instant::now();
+    assert_eq!(built(plain()).admit_at_once(), Some(0));
+    assert_eq!(built(plain().concurrency(3)).admit_at_once(), None);
+    assert_eq!(built(plain().rate(Rate::per_second(5))).admit_at_once(), None);
+    let guarded =
+        built(plain().breaker(Breaker::failure_ratio(0.5).min_calls(2).on_open(OnOpen::Fault)));
+    let circuit = guarded.circuit().expect("there is one");
+    let word = guarded.admit_at_once().expect("closed");
+    assert_eq!(circuit.admit_closed(), Some(word));
+    guarded.went_well(word, circuit.tick(now), || now);
+    let status = guarded.status_at(now);
+    assert_eq!((status.successes, status.breaker.expect("there is one").calls), (1, 1));
+    guarded.failed(guarded.pass(word), &transient(), now);
+    assert_eq!(guarded.status_at(now).failures.transient, 1);
+    assert_eq!(guarded.admit_at_once(), None, "it is open");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unguarded_resource_asks_nothing_of_an_attempt() {
     let resource = built(plain());
@@ -112,6 +145,8 @@ async fn t1_retries_end_with_attempts_elapsed_and_quota() {
     let late = now + ms(1_001);
     assert_eq!(timed.next_retry(1, now, late, &transient(), None), Err(GiveUp::Elapsed));
     assert!(timed.next_retry(1, now, now + ms(900), &transient(), None).is_ok());
+    let exact = built(plain().retry(Retry::exponential().elapsed(ms(1_000)).quick(Duration::ZERO)));
+    assert!(exact.next_retry(1, now, now + ms(1_000), &transient(), None).is_ok(), "just in time");
 
     let quota = RetryQuota::default().floor(0).reserve(1);
     let stormy = built(plain().retry_quota(quota));
@@ -143,6 +178,7 @@ async fn a_throttle_is_waited_for_while_the_budget_lasts() {
         resource.next_retry(1, now, now, &ask(after), deadline)
     };
     assert_eq!(next(&resource, ms(5_000), None), Ok(ms(5_000)));
+    assert_eq!(next(&resource, ms(30_000), None), Ok(ms(30_000)));
     assert_eq!(next(&resource, ms(30_001), None), Err(GiveUp::Throttle), "max_wait");
     assert_eq!(next(&resource, Duration::MAX, None), Err(GiveUp::Throttle));
     assert_eq!(next(&resource, ms(5_000), Some(now + ms(5_000))), Err(GiveUp::Deadline));

@@ -1,8 +1,7 @@
-//! The six points of the contract of `Stage`, over all stages of ours.
-//!
-//! A stage is taken out of a pipeline and driven by hand: above it stands a scripted stage that hands on as many
-//! units as it is let and counts how it is asked, below it nothing. Everything is done through the public API.
+//! The six points of the contract of `Stage`, over all stages of ours: the testkit's `stage_suite!`, as for anybody's
+//! stage, and what is the lane's.
 
-mod points;
-mod rig;
+#![allow(clippy::unwrap_used)] // a test may
+
+mod lanes;
 mod stages;

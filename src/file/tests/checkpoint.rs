@@ -20,6 +20,25 @@ async fn i3_a_checkpoint_goes_on_where_it_was_settled() {
 }
 
 #[tokio::test]
+async fn s3_what_nobody_waits_for_any_more_takes_no_checkpoint_from_the_next_life() {
+    let (dir, file) = Dir::with("a\nb\nc\n");
+    let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));
+    let (mut reader, mut last) = one(source()).await;
+    let records = all(&mut reader).await;
+    for _ in 0..40 {
+        // a commit and an opening that are dropped, and go on in their threads
+        let _ = futures::poll!(std::pin::pin!(settle(&mut last, &records[0])));
+        let mut dropped = source();
+        let _ = futures::poll!(std::pin::pin!(dropped.next()));
+        drop(dropped);
+        let (_, mut acker) = one(source()).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        settle(&mut acker, &records[1]).await.expect("it owns the checkpoint");
+        last = acker;
+    }
+}
+
+#[tokio::test]
 async fn f4_a_record_looks_the_same_in_every_delivery() {
     let (dir, file) = Dir::with("a\n");
     let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));

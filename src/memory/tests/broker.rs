@@ -71,6 +71,25 @@ async fn s2_what_retention_took_is_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn s2_what_was_delivered_and_is_gone_before_it_comes_again_is_a_gap() {
+    let stream = filled(5);
+    let each = || stream.consumer("g").each(SECOND);
+    let (mut reader, mut acker) = assigned(&mut each()).await;
+    assert_eq!(positions(&mut reader).await, [0, 1, 2, 3, 4]);
+    stream.truncate(0, &at(3));
+    // who has it may settle it
+    acker.settle(Settled::Each(&[(at(0), Ack::Done)])).await.expect("a commit");
+    assert!(!stream.is_settled("g"));
+    let (mut reader, mut acker) = assigned(&mut each()).await;
+    assert!(
+        matches!(reader.read(ROOM).await, Ok(Read::Gap { from, to }) if (&from, &to) == (&at(1), &at(3)))
+    );
+    assert_eq!(positions(&mut reader).await, [3, 4]);
+    acker.settle(Settled::Each(&[(at(4), Ack::Done), (at(3), Ack::Done)])).await.expect("a commit");
+    assert!(stream.is_settled("g"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn s1_a_waiting_reader_wakes_for_a_push_and_for_the_end() {
     let stream = Stream::new("s", 1);
     let (mut reader, _) = assigned(&mut stream.consumer("g")).await;

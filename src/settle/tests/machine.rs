@@ -165,14 +165,38 @@ impl StateMachineTest for Settlement {
                 for index in 0..n {
                     let entry = &model.entries[first + index];
                     assert_eq!(states.fate(index), entry.fate(lane), "lane {lane} of {entry:?}");
-                    if model.mode == Mode::Prefix && entry.fate(lane) == Some(Fate::Returned) {
-                        assert!(real.lanes[lane].has(Flag::HALTED), "somebody must feed it again");
-                    }
+                    assert_eq!(states.is_held(index), entry.is_held(lane));
                 }
                 assert_eq!(states.open() as usize, model.open(lane, first..first + n));
                 assert_eq!(states.is_through(), model.mode == Mode::Prefix && states.open() == 0);
             }
+            for index in 0..n {
+                let open = real.tracker.is_open(&states[0].batch, index);
+                assert_eq!(open, !model.entries[first + index].left);
+            }
             first += n;
+        }
+
+        // somebody must feed again what was returned
+        for (lane, halted) in real.lanes.iter().zip(&model.halted) {
+            assert_eq!(lane.has(Flag::HALTED), *halted);
+        }
+        let both = real.parts.iter().zip(&model.parts).chain(real.held.iter().zip(&model.held));
+        for (ticket, part) in both {
+            assert!(!ticket.is_late());
+            let entry = &model.entries[part.record];
+            assert_eq!(ticket.record().position(), &Position::from(entry.position));
+            assert_eq!(ticket.returns(), entry.returns(part.lane));
+            let of_record = |part: &super::model::Part| (part.lane, part.record);
+            let places = real.parts.iter().zip(&model.parts);
+            let mut same = places.filter(|(other, _)| other.place() == ticket.place());
+            assert!(
+                same.all(|(_, other)| of_record(other) == of_record(part)),
+                "one place a record"
+            );
+        }
+        for (ticket, part) in real.late.iter().zip(&model.late) {
+            assert_eq!(ticket.is_late(), model.is_late(*part));
         }
 
         // O7: in flight is everything above the settled prefix, settled or not
@@ -189,6 +213,7 @@ impl StateMachineTest for Settlement {
         let oldest = tracker.oldest().map(|record| record.position().clone());
         assert_eq!(oldest, model.oldest().map(Position::from));
         for lane in 0..model.lanes {
+            assert_eq!(tracker.open_of(lane), model.open(lane, 0..model.entries.len()));
             let oldest =
                 tracker.oldest_of(lane).map(|(states, n)| states.batch.records[n].position());
             let open = |e: &&super::model::Entry| {

@@ -1,12 +1,14 @@
 //! Settlement as a state machine, against a model that knows neither words nor batches.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
-use super::{Batch, LaneState, PipelineInfo};
+use super::{Batch, Fate, Flag, LaneBatch, LaneState, PipelineInfo, WaitsFor};
 use crate::clock::SystemClock;
 use crate::envelope::JsonEnvelope;
+use crate::error::Class;
 use crate::fault::{FaultList, FloodGuard, Floodgate};
 use crate::record::{Position, Record, ShardId};
 
@@ -18,7 +20,6 @@ pub(crate) struct Shared {
     pub(crate) lanes: Vec<Arc<LaneState>>,
     #[cfg_attr(not(shuttle), expect(dead_code, reason = "for `threads`"))]
     pub(crate) faults: Arc<FaultList>,
-    #[cfg_attr(not(shuttle), expect(dead_code, reason = "for `threads`"))]
     pub(crate) signal: Arc<Notify>,
 }
 
@@ -27,20 +28,8 @@ impl Shared {
         let faults = Arc::new(FaultList::default());
         let signal = Arc::new(Notify::new());
         let lane = |index| {
-            let info = PipelineInfo {
-                name: format!("q{index}"),
-                index,
-                processor: "p".to_owned(),
-                formerly: Vec::new(),
-                stages: OnceLock::new(),
-                flood: Floodgate::new(FloodGuard::off(), "p", "q"),
-                restarts: Default::default(),
-                paused: Default::default(),
-                settings: OnceLock::new(),
-                lines: Default::default(),
-            };
             LaneState::new(
-                Arc::new(info),
+                Arc::new(Self::info(index)),
                 "s".into(),
                 ShardId::new("0"),
                 faults.clone(),
@@ -50,10 +39,171 @@ impl Shared {
         };
         Self { lanes: (0..lanes).map(lane).collect(), faults, signal }
     }
+
+    fn info(index: usize) -> PipelineInfo {
+        PipelineInfo {
+            name: format!("q{index}"),
+            index,
+            processor: "p".to_owned(),
+            formerly: Vec::new(),
+            stages: OnceLock::new(),
+            flood: Floodgate::new(FloodGuard::off(), "p", "q"),
+            restarts: Default::default(),
+            paused: Default::default(),
+            settings: OnceLock::new(),
+            lines: Default::default(),
+        }
+    }
 }
 
 pub(crate) fn batch(from: u64, n: usize) -> Arc<Batch> {
     let records =
         (from..from + n as u64).map(|at| Record::new("s", "0", Position::from(at), "x")).collect();
     Batch::new(records, Arc::new(JsonEnvelope::new()), None, false)
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicU32);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn flags_are_bits_of_their_own() {
+    let all = [
+        Flag::HALTED,
+        Flag::FATAL,
+        Flag::PRESSURE,
+        Flag::PAUSED,
+        Flag::CLOSING,
+        Flag::FINAL,
+        Flag::DRAINING,
+        Flag::WANTED,
+        Flag::LOST,
+        Flag::RESTING,
+        Flag::SKIPPING,
+        Flag::EACH,
+    ];
+    assert!(all.iter().all(|flag| flag.is_power_of_two()));
+    assert_eq!(all.iter().fold(0, |seen, flag| seen | flag).count_ones() as usize, all.len());
+}
+
+#[test]
+fn o11_a_flag_that_changes_wakes_the_lane_and_one_that_does_not_lets_it_sleep() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let woken = Arc::new(Woken::default());
+    let times = |change: &dyn Fn(&LaneState)| {
+        lane.waker.register(&woken.clone().into());
+        let before = woken.0.load(Ordering::SeqCst);
+        change(&lane);
+        woken.0.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(times(&|lane| lane.raise(Flag::PAUSED)), 1);
+    assert_eq!(times(&|lane| lane.raise(Flag::PAUSED)), 0);
+    assert_eq!(times(&|lane| lane.raise(Flag::PAUSED | Flag::WANTED)), 1);
+    assert_eq!(times(&|lane| lane.lower(Flag::FINAL)), 0);
+    assert_eq!(times(&|lane| lane.lower(Flag::PAUSED)), 1);
+    assert!(!lane.has(Flag::PAUSED) && lane.has(Flag::WANTED), "the other flag stays");
+    assert_eq!(times(&|lane| lane.lower(Flag::PAUSED)), 0);
+}
+
+#[test]
+fn i9_the_shard_hears_of_a_closed_batch_and_of_every_record_when_it_wants_to() {
+    let Shared { lanes, signal, .. } = Shared::new(1);
+    let lane = &lanes[0];
+    let heard = || {
+        let mut heard = std::pin::pin!(signal.notified());
+        heard.as_mut().enable()
+    };
+    let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
+    let [first, second, third] = [0, 1, 2].map(|n| states.take(n, 0).expect("it is new"));
+    first.settle(Fate::Done);
+    assert!(!heard(), "its batch is open, and nobody waits");
+    lane.raise(Flag::WANTED);
+    second.settle(Fate::Filtered);
+    assert!(heard());
+    lane.lower(Flag::WANTED);
+    let woken = Arc::new(Woken::default());
+    lane.waker.register(&woken.clone().into());
+    assert!(third.done_quietly(), "it is left to the caller");
+    assert!(!heard());
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "the lane may wait for no more than this");
+
+    let states = LaneBatch::new(batch(3, 2), lane.clone(), None);
+    assert!(!states.take(0, 0).expect("it is new").done_quietly(), "its batch is open");
+    states.take(1, 0).expect("it is new").settle(Fate::Returned);
+    assert!(heard() && lane.has(Flag::HALTED));
+}
+
+#[test]
+fn f9_that_a_record_was_dropped_is_remembered_when_it_is_fed_again() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let states = LaneBatch::new(batch(0, 1), lane.clone(), None);
+    let ticket = states.take(0, lane.epoch()).expect("it is new");
+    assert!(!ticket.mark_dropped());
+    ticket.put_back();
+    let again = states.take(0, lane.next_epoch()).expect("it was returned");
+    assert!(again.mark_dropped(), "for the second time");
+    assert_eq!((lane.epoch(), lane.restarts(), again.returns()), (1, 1, 0));
+}
+
+#[test]
+fn a_record_has_so_many_parts_and_no_more() {
+    let states = LaneBatch::new(batch(0, 1), Shared::new(1).lanes.remove(0), None);
+    let ticket = states.take(0, 0).expect("it is new");
+    assert!(!ticket.split(0x1_0000), "there is no room for them");
+    assert!(ticket.split(0xffff));
+    assert!(!ticket.split(2));
+    assert!(ticket.split(1), "that is none more");
+    (0..0xffff).for_each(|_| ticket.settle(Fate::Done));
+    assert_eq!((states.fate(0), states.open()), (Some(Fate::Done), 0));
+}
+
+#[test]
+fn a_lane_knows_what_its_units_wait_for() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
+    let [first, second, third] = [0, 1, 2].map(|n| states.place(n));
+    let waits = [(first, WaitsFor::Rate), (second, WaitsFor::Rate), (third, WaitsFor::Retry)];
+    let notes: Vec<_> = waits.iter().map(|(at, what)| lane.waiting(Some(*at), *what)).collect();
+    let units = lane.waiting_units();
+    assert_eq!((units[&WaitsFor::Rate], units[&WaitsFor::Retry], units.len()), (2, 1, 2));
+    assert_eq!(lane.waits_for(third), Some(WaitsFor::Retry));
+    drop(notes);
+    assert_eq!((lane.waits_for(third), lane.waiting_units().len()), (None, 0));
+    let names: std::collections::BTreeSet<_> = WaitsFor::ALL.iter().map(|w| w.as_str()).collect();
+    assert_eq!(names.len(), WaitsFor::ALL.len());
+    assert!(names.contains("breaker") && !names.contains(""));
+    assert_eq!(lane.last_class(), None);
+    lane.note_class(Class::Panic);
+    assert_eq!(lane.last_class(), Some(Class::Panic));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_reads_the_clock_once() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let ms = std::time::Duration::from_millis;
+    tokio::time::advance(ms(1)).await;
+    let (start, turn) = (lane.now(), lane.turn());
+    tokio::time::advance(ms(7)).await;
+    assert_eq!((lane.now(), lane.turn()), (start, turn), "the same turn");
+    lane.begin_turn();
+    assert_eq!(lane.now(), start + ms(7));
+    let number = lane.turn().number();
+    assert!(number > turn.number() && turn.number() > 0);
+    assert_eq!(lane.instant(lane.at(start + ms(9))), start + ms(9));
+}
+
+#[test]
+fn a_pipeline_answers_to_its_name_and_to_those_it_had() {
+    let mut info =
+        PipelineInfo { formerly: vec!["old".to_owned(), "older".to_owned()], ..Shared::info(0) };
+    assert!(["q0", "old", "older"].iter().all(|name| info.is_called(name)));
+    assert!(!info.is_called("q"));
+    info.formerly.clear();
+    assert!(info.is_called("q0") && !info.is_called("old"));
 }

@@ -60,9 +60,20 @@ struct Cell {
     fed: u32,
     /// It counts in the report: it was not settled before.
     counts: bool,
+    /// How often it was returned by a decision of its own, and not put back.
+    returns: u32,
 }
 
 impl Cell {
+    fn decide(&mut self, fate: Fate, counts: bool) {
+        self.undecided -= 1;
+        // several parts that are returned are one return of their record
+        if fate == Fate::Returned && counts && !self.decided.contains(&Fate::Returned) {
+            self.returns += 1;
+        }
+        self.decided.push(fate);
+    }
+
     fn fate(&self) -> Option<Fate> {
         let has = |fate| self.decided.contains(&fate);
         match self.undecided + self.held {
@@ -79,7 +90,8 @@ impl Cell {
     }
 
     fn feed(&mut self) {
-        *self = Self { undecided: 1, fed: self.fed + 1, counts: self.counts, ..Self::default() };
+        let Self { fed, counts, returns, .. } = *self;
+        *self = Self { undecided: 1, fed: fed + 1, counts, returns, ..Self::default() };
     }
 }
 
@@ -94,6 +106,15 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn fate(&self, lane: usize) -> Option<Fate> {
         self.cells[lane].fate()
+    }
+
+    /// Whether the fault sink is all that it waits for.
+    pub(super) fn is_held(&self, lane: usize) -> bool {
+        self.cells[lane].undecided == 0 && self.cells[lane].held > 0
+    }
+
+    pub(super) fn returns(&self, lane: usize) -> u32 {
+        self.cells[lane].returns
     }
 
     fn is_settled(&self) -> bool {
@@ -119,6 +140,8 @@ pub(super) struct Model {
     pub(super) parts: Vec<Part>,
     pub(super) held: Vec<Part>,
     pub(super) late: Vec<Part>,
+    /// Lanes in which nothing new begins, for something was returned since they began.
+    pub(super) halted: Vec<bool>,
     /// Records of this assignment that were settled, as the shard knows.
     pub(super) settled: u64,
     pub(super) prefix: Option<u64>,
@@ -161,13 +184,18 @@ impl Model {
         self.entries.iter().find(open).map(|entry| entry.position)
     }
 
+    /// A part of a record was decided so.
+    fn note(&mut self, part: Part, fate: Fate) {
+        let returned = fate == Fate::Returned || self.cell(part).fate() == Some(Fate::Returned);
+        self.halted[part.lane] |= returned && self.mode == Mode::Prefix;
+    }
+
     fn restart(&mut self, lane: usize) {
+        self.halted[lane] = false;
         let (gone, kept) = self.parts.iter().partition(|part| part.lane == lane);
         self.parts = kept;
         for part in &gone {
-            let cell = self.cell(*part);
-            cell.undecided -= 1;
-            cell.decided.push(Fate::Returned);
+            self.cell(*part).decide(Fate::Returned, false);
         }
         self.late.extend::<Vec<Part>>(gone);
         for record in 0..self.entries.len() {
@@ -254,6 +282,7 @@ impl Model {
             list.clear();
         }
         self.batches.clear();
+        self.halted.fill(false);
         (self.settled, self.prefix) = (0, None);
     }
 
@@ -288,6 +317,7 @@ impl ReferenceStateMachine for Model {
                 parts: Vec::new(),
                 held: Vec::new(),
                 late: Vec::new(),
+                halted: vec![false; lanes],
                 settled: 0,
                 prefix: None,
                 next: 0,
@@ -348,15 +378,13 @@ impl ReferenceStateMachine for Model {
             Step::Read { back, n } => model.read(back, n),
             Step::Settle(n, fate) => {
                 let part = model.parts.swap_remove(n);
-                let cell = model.cell(part);
-                cell.undecided -= 1;
-                cell.decided.push(fate);
+                model.cell(part).decide(fate, true);
+                model.note(part, fate);
             }
             Step::PutBack(n) => {
                 let part = model.parts.swap_remove(n);
-                let cell = model.cell(part);
-                cell.undecided -= 1;
-                cell.decided.push(Fate::Returned);
+                model.cell(part).decide(Fate::Returned, false);
+                model.note(part, Fate::Returned);
             }
             Step::Split(n, parts) => {
                 let part = model.parts[n];
@@ -374,7 +402,9 @@ impl ReferenceStateMachine for Model {
                 let part = model.held.swap_remove(n);
                 let cell = model.cell(part);
                 cell.held -= 1;
-                cell.decided.push(if stored { Fate::Faulted } else { Fate::Returned });
+                let fate = if stored { Fate::Faulted } else { Fate::Returned };
+                cell.decided.push(fate);
+                model.note(part, fate);
             }
             Step::Restart(lane) => model.restart(lane),
             Step::Late(..) => {}
