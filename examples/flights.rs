@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Deserialize;
-use streambreaker::fault::FloodGuard;
 use streambreaker::prelude::*;
 use streambreaker::{BoxError, Report, RunError, Timestamp, file, shutdown};
 
@@ -142,9 +141,6 @@ async fn run(args: &Args) -> Result<Report, BoxError> {
         .faults(file::faults(&faults)?)
         .faults_in(faults.display().to_string())
         .commit_every(Duration::from_millis(250), 10_000)
-        // A fault counts at once, a good flight when its whole day is written, and a day counts once: so the guard
-        // looks at ten times the usual number before it takes a third of bad cancellations for a broken release.
-        .flood_guard(FloodGuard::ratio(0.6).window(10_000).min(1_000))
         // whoever kills this process does so on purpose, and again and again: no record is to blame for it
         .max_deliveries(10_000)
         .pipeline("delays", {

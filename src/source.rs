@@ -184,7 +184,8 @@ impl CommitError {
 pub struct Room {
     /// Records; never zero.
     pub records: usize,
-    /// Bytes of payload, key and headers. One record that is larger by itself may be yielded alone.
+    /// Bytes of payload, key and headers. One record that is larger by itself may be yielded alone: the processor
+    /// holds it back until there is room for it, or nothing else is in flight.
     pub bytes: usize,
 }
 

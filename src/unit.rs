@@ -320,7 +320,8 @@ impl Lineage {
                 tracing::warn!(
                     target: "streambreaker::lane",
                     pipeline = %lane.pipeline.name,
-                    shard = %lane.shard,
+                    messaging.destination.name = %lane.stream,
+                    messaging.destination.partition.id = %lane.shard,
                     count,
                     "a unit of work was dropped undecided; its records are returned",
                 );
@@ -355,7 +356,12 @@ impl Held {
 
     /// The fault is stored.
     pub(crate) fn confirm(mut self) {
+        // a part of a group may be made of other records next time, and then it is another unit
+        let alone = self.0.len() == 1;
         for member in std::mem::take(&mut self.0) {
+            if alone && !member.part.is_whole() {
+                member.ticket.note_faulted(member.part);
+            }
             member.ticket.unhold(Fate::Faulted);
         }
     }

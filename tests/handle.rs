@@ -8,7 +8,7 @@ use streambreaker::clock::PausedClock;
 use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
 use streambreaker::resource::BreakerControl;
-use streambreaker::{By, Class, Phase, Position, ShardId, Timestamp, WaitsFor};
+use streambreaker::{By, Class, Phase, ShardId, Timestamp, WaitsFor};
 
 fn by() -> By {
     By::new("ada", "a test")
@@ -99,8 +99,7 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     let lane = handle.status().lanes[0].clone();
     assert_eq!(lane.waits_for, WaitsFor::Restart, "{lane:?}");
     assert_eq!(lane.last_class, Some(Class::Transient));
-    let shard = ShardId::new(lane.shard.clone());
-    let position: Position = lane.oldest.clone().expect("stuck").parse().unwrap();
+    let (shard, position) = (lane.shard.clone(), lane.oldest.clone().expect("stuck"));
     assert!(handle.skip(&ShardId::new("other"), &position, &by()).is_err());
     handle.skip(&shard, &position, &by()).unwrap();
     stream.close();

@@ -4,12 +4,12 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use streambreaker::memory::{self, Inject};
+use streambreaker::memory::{self, Inject, Stream};
 use streambreaker::prelude::*;
 use streambreaker::source::{
     Acker, Acknowledge, Behind, Caps, Change, CommitError, Read, Reader, Room, Settled, Source,
@@ -384,4 +384,51 @@ async fn s8_a_wall_clock_that_jumps_by_years_changes_no_timeout() {
     assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (39, 1));
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     assert!(faults.events()[0].attempts[0].duration >= Duration::from_millis(900));
+}
+
+#[test]
+fn s7_a_handler_that_blocks_its_thread_does_not_stop_the_other_shards() {
+    const EACH: u64 = 500;
+    let stream = Stream::new("numbers", 2);
+    for shard in ["0", "1"] {
+        for n in 0..EACH {
+            let record = Record::new("numbers", shard, Position::from(n), n.to_string());
+            stream.push_record(record).unwrap();
+        }
+    }
+    stream.close();
+    let (free, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .commit_every(Duration::from_millis(10), 100)
+        .pipeline("all", move |flow| {
+            let blocked = blocked.clone();
+            flow.json::<u64>().parallel(8, &db, async move |n: &Event<u64>| {
+                if n.record().shard().as_str() == "0" && **n == 3 {
+                    // not an await: the thread is gone until the test frees it, or gives up
+                    let waited = blocked.lock().unwrap().recv_timeout(Duration::from_secs(60));
+                    return waited.map_err(|_| StepError::from(std::fmt::Error));
+                }
+                tokio::task::yield_now().await;
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let report = runtime.block_on(async move {
+        let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+        let last = Some(Position::from(EACH - 1));
+        while stream.committed("g", 1) != last && !run.is_finished() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(stream.committed("g", 0) < Some(Position::from(4)), "shard 0 is blocked");
+        free.send(()).unwrap();
+        run.await.unwrap().unwrap()
+    });
+    assert_eq!(report.pipelines["all"].done, 2 * EACH, "{report}");
 }

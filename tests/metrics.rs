@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
+use streambreaker::sink::{Limits, Outcomes};
+use streambreaker::{FaultEvent, Sink};
+use uuid::Uuid;
 
 /// Name to kind and labels, as the document has them.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
@@ -176,4 +181,86 @@ fn over_two_hundred_shards_the_rest_is_other_and_shows_the_worst_of_them() {
             assert_eq!(left.values().sum::<f64>(), 0.0, "what was given up says zero");
         });
     });
+}
+
+/// Stores what it is given; the answer of every third request is lost.
+#[derive(Clone, Default)]
+struct Forgetful(Arc<Mutex<(u32, BTreeSet<Uuid>)>>);
+
+#[async_trait]
+impl Sink<FaultEvent> for Forgetful {
+    fn limits(&self) -> Limits {
+        Limits::items(7)
+    }
+
+    fn size(&self, _: &FaultEvent) -> usize {
+        1
+    }
+
+    async fn write(
+        &self,
+        events: &[FaultEvent],
+        outcomes: &mut Outcomes<'_>,
+    ) -> Result<(), StepError> {
+        let mut stored = self.0.lock().unwrap();
+        stored.0 += 1;
+        stored.1.extend(events.iter().map(|event| event.id));
+        if stored.0 % 3 == 0 {
+            return Err("the answer was lost").transient();
+        }
+        outcomes.all_done();
+        Ok(())
+    }
+}
+
+#[test]
+fn f11_over_flood_trips_on_four_shards_the_fault_counter_is_what_is_stored() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let stored = Forgetful::default();
+    let sink = stored.clone();
+    let report = metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let stream = Stream::new("numbers", 4);
+            for n in 0..2_000u64 {
+                stream.push_keyed(n.to_string(), n.to_string());
+            }
+            stream.close();
+            let db = Resource::builder("db").timeout(Duration::from_secs(1)).build().unwrap();
+            let began = tokio::time::Instant::now();
+            let processor = Processor::builder("p")
+                .source(stream.consumer("g"))
+                .faults(sink)
+                .pipeline("all", move |flow| {
+                    flow.json::<u64>().parallel(8, &db, async move |n: &Event<u64>| {
+                        // a bug that a release mends, and poison
+                        let broken = began.elapsed() < Duration::from_secs(100);
+                        if broken || **n % 10 == 3 { Err("bad").fault() } else { Ok(()) }
+                    })
+                })
+                .build()
+                .unwrap();
+            processor.run(Shutdown::never()).await.unwrap()
+        })
+    });
+    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        if let DebugValue::Counter(n) = value {
+            *counted.entry(key.key().name().to_owned()).or_default() += n;
+        }
+    }
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done + all.faulted, all.returned), (2_000, 2_000, 0), "{report}");
+    assert!(counted["streambreaker_flood_guard_trips_total"] >= 2, "{counted:?}");
+    assert!(counted["streambreaker_flood_returned_total"] >= 1, "{counted:?}");
+    let durable = stored.0.lock().unwrap().1.len() as u64;
+    assert_eq!(
+        (all.faulted, report.faults_stored, counted["streambreaker_faults_total"]),
+        (durable, durable, durable),
+    );
 }

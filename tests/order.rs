@@ -317,3 +317,81 @@ async fn o7_the_limit_of_the_processor_holds_over_all_shards_but_for_a_batch_eac
     assert!((500..=500 + 7 * 100).contains(&stream.unacked("g")), "{}", stream.unacked("g"));
     run.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn o4_a_cold_key_among_hot_ones_starts_within_a_bounded_number_of_dispatches() {
+    const SLOTS: usize = 4;
+    const HELD: usize = SLOTS + 4 * SLOTS;
+    let stream = numbers(3_000, 1);
+    stream.close();
+    // six hot keys on four slots, and now and then one that comes once
+    let is_cold = |n: u64| n % 50 == 25;
+    let begun: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let (log, db) = (begun.clone(), once("db"));
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            let log = log.clone();
+            flow.json::<u64>().parallel_by_key(
+                SLOTS,
+                move |n| if is_cold(**n) { 1_000 + **n } else { **n % 6 },
+                &db,
+                async move |n: &Event<u64>| {
+                    log.lock().unwrap().push(**n);
+                    millis(if is_cold(**n) { 1 } else { 10 + **n % 6 * 10 }).await;
+                    Ok(())
+                },
+            )
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].done, 3_000, "{report}");
+    let begun = begun.lock().unwrap();
+    for (rank, n) in begun.iter().enumerate().filter(|(_, n)| is_cold(**n)) {
+        // it overtakes what waits behind hot keys, and nothing that came after it overtakes it
+        let place = *n as usize;
+        assert!(rank <= place && rank + HELD >= place, "{n} began as number {rank}");
+    }
+    // hot keys did wait, or this would say nothing
+    assert!(begun.iter().enumerate().any(|(rank, n)| rank > *n as usize));
+}
+
+#[tokio::test(start_paused = true)]
+async fn o7_bytes_in_flight_stay_within_the_limit_but_for_one_record_alone() {
+    const LIMIT: usize = 1_000;
+    let stream = Stream::new("texts", 1);
+    let sizes = [400, 400, 400, 30, 2_500, 700, 700, 10, 10, 990, 5, 1_200, 1_200, 300];
+    for (n, size) in sizes.iter().cycle().take(140).enumerate() {
+        stream.push(format!("{n:0>size$}"));
+    }
+    stream.close();
+    let handle: Arc<Mutex<Option<streambreaker::Handle>>> = Arc::default();
+    let (asked, db) = (handle.clone(), once("db"));
+    let peak = Arc::new(AtomicUsize::new(0));
+    let most = peak.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .in_flight(1_000, LIMIT)
+        .pipeline("all", move |flow| {
+            let (asked, most) = (asked.clone(), most.clone());
+            flow.parallel(8, &db, async move |_: &streambreaker::Received| {
+                for _ in 0..3 {
+                    let status = asked.lock().unwrap().as_ref().unwrap().status();
+                    let (records, bytes) = (status.in_flight_records, status.in_flight_bytes);
+                    assert!(bytes <= LIMIT || records == 1, "{bytes} bytes in {records} records");
+                    most.fetch_max(bytes, Ordering::SeqCst);
+                    millis(3).await;
+                }
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    *handle.lock().unwrap() = Some(processor.handle());
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].done, 140, "{report}");
+    assert!(peak.load(Ordering::SeqCst) >= 2_500);
+}

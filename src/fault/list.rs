@@ -172,7 +172,8 @@ pub(crate) fn hand_over(
             tracing::error!(
                 target: "streambreaker::fault",
                 pipeline = %lane.pipeline.name,
-                shard = %lane.shard,
+                messaging.destination.name = %lane.stream,
+                messaging.destination.partition.id = %lane.shard,
                 stage = %stage.name,
                 count,
                 "a fault about a fault about a fault: the unit is returned instead; does this processor \

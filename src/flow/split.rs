@@ -11,6 +11,7 @@ use super::timer::yield_turn;
 use super::{Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::error::{Class, StepError};
 use crate::record::Delivery;
+use crate::settle::Fate;
 use crate::unit::{Lineage, Uow};
 
 /// The most parts that the state of a record can count.
@@ -81,10 +82,18 @@ fn split<T, U, I: IntoIterator<Item = U>>(
         return too_many(cx, lineage);
     }
     let count = values.len() as u32;
+    // a record that is fed again because of another part: these have had their fault
+    let faulted: Vec<u32> = match lineage.len() {
+        1 => lineage.members().flat_map(|(ticket, path)| ticket.faulted_parts(path)).collect(),
+        // a group may have been another one then
+        _ => Vec::new(),
+    };
     match lineage.split(count) {
         Ok(lineages) => {
             for (index, (value, lineage)) in values.into_iter().zip(lineages).enumerate() {
-                if only.is_some_and(|only| only as usize != index) {
+                if faulted.contains(&(index as u32)) {
+                    lineage.decide(Fate::Faulted);
+                } else if only.is_some_and(|only| only as usize != index) {
                     cx.filtered(lineage.with(()));
                 } else {
                     ready.push_back(lineage.with(value));
@@ -107,6 +116,7 @@ impl<S: Stage> Flow<S> {
     ///
     /// Each part that faults is a fault of its own, which holds the whole record and names the part; sent
     /// again, only that part passes here, so `parts` must make the same parts in the same order every time.
+    /// A record whose other part was returned comes here again, without the parts that are faulted already.
     /// A record can have 65,535 parts at most. A panic of `parts` is a fault of the unit.
     ///
     /// ```

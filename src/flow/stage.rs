@@ -146,7 +146,8 @@ impl StageCx {
             tracing::error!(
                 target: "streambreaker::lane",
                 pipeline = %self.lane.pipeline.name,
-                shard = %self.lane.shard,
+                messaging.destination.name = %self.lane.stream,
+                messaging.destination.partition.id = %self.lane.shard,
                 stage = %self.lane.pipeline.stage(self.id).name,
                 error.type = error.name(),
                 count,

@@ -266,7 +266,12 @@ impl Core {
         if let Some(count) = self.lines.gap.due() {
             tracing::error!(
                 target: "streambreaker::lane",
-                processor = %self.name, stream = %shard.stream, shard = %shard.id, %from, %to, count,
+                processor = %self.name,
+                messaging.destination.name = %shard.stream,
+                messaging.destination.partition.id = %shard.id,
+                %from,
+                %to,
+                count,
                 "records were lost before they were read",
             );
         }
@@ -330,7 +335,15 @@ impl Core {
         if let Some(count) = self.lines.commit.due() {
             tracing::warn!(
                 target: "streambreaker::lane",
-                processor = %self.name, stream = %shard.stream, shard = %shard.id, %error, count,
+                processor = %self.name,
+                messaging.destination.name = %shard.stream,
+                messaging.destination.partition.id = %shard.id,
+                messaging.operation.type = "settle",
+                error.type = match error {
+                    CommitError::Transient(_) => "transient",
+                    CommitError::Fenced => "fenced",
+                },
+                count,
                 "a commit did not go through; it is tried again",
             );
         }
@@ -352,7 +365,11 @@ impl Core {
         if let Some(count) = self.lines.source.due().or(fatal.then_some(1)) {
             tracing::warn!(
                 target: "streambreaker::lane",
-                processor = %self.name, %stream, shard = shard.map(tracing::field::display), %error,
+                processor = %self.name,
+                messaging.destination.name = %stream,
+                messaging.destination.partition.id = shard.map(tracing::field::display),
+                messaging.operation.type = "receive",
+                error.type = if fatal { "fatal" } else { "transient" },
                 count,
                 "the source failed",
             );

@@ -77,7 +77,8 @@ impl LaneTask {
                     tracing::error!(
                         target: "streambreaker::lane",
                         pipeline = %lane.pipeline.name,
-                        shard = %lane.shard,
+                        messaging.destination.name = %lane.stream,
+                        messaging.destination.partition.id = %lane.shard,
                         error.type = error.name(),
                         "the function of the pipeline panicked",
                     );
@@ -108,7 +109,8 @@ impl LaneTask {
                     tracing::warn!(
                         target: "streambreaker::lane",
                         pipeline = %lane.pipeline.name,
-                        shard = %lane.shard,
+                        messaging.destination.name = %lane.stream,
+                        messaging.destination.partition.id = %lane.shard,
                         count,
                         "a step of the pipeline ended before its input did; the lane is built anew",
                     );
@@ -116,7 +118,13 @@ impl LaneTask {
             }
             if !restart && !settled(&lane, &mut feed).await {
                 // a fault was not stored after all, or was but another part of its record was returned
-                tracing::debug!(target: "streambreaker::lane", shard = %lane.shard, "fed again at the end");
+                tracing::debug!(
+                    target: "streambreaker::lane",
+                    pipeline = %lane.pipeline.name,
+                    messaging.destination.name = %lane.stream,
+                    messaging.destination.partition.id = %lane.shard,
+                    "fed again at the end",
+                );
             } else if !restart || lane.has(Flag::DRAINING) {
                 return LaneEnd::Ended;
             }
@@ -133,7 +141,8 @@ impl LaneTask {
                 tracing::warn!(
                     target: "streambreaker::lane",
                     pipeline = %lane.pipeline.name,
-                    shard = %lane.shard,
+                    messaging.destination.name = %lane.stream,
+                    messaging.destination.partition.id = %lane.shard,
                     position = stuck.as_ref().map(tracing::field::display),
                     class = lane.last_class().map(tracing::field::display),
                     restart = failures,
@@ -164,7 +173,8 @@ fn note_panic(lane: &LaneState, panic: Box<dyn std::any::Any + Send>) {
         tracing::error!(
             target: "streambreaker::lane",
             pipeline = %lane.pipeline.name,
-            shard = %lane.shard,
+            messaging.destination.name = %lane.stream,
+            messaging.destination.partition.id = %lane.shard,
             error.type = error.name(),
             count,
             "user code panicked outside of any call for a unit; the lane is built anew",

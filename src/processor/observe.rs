@@ -130,8 +130,8 @@ fn stalled(core: &Core, shard: &Shard, age: Duration) {
     tracing::error!(
         target: "streambreaker::lane",
         processor = %core.name,
-        stream = %shard.stream,
-        shard = %shard.id,
+        messaging.destination.name = %shard.stream,
+        messaging.destination.partition.id = %shard.id,
         oldest = oldest.as_ref().map(tracing::field::display),
         in_flight = open,
         iterator_age_s = age.as_secs(),

@@ -128,7 +128,11 @@ pub(crate) async fn run_source(
                     core.join(&shard);
                     core.enter(Phase::Running);
                     tracing::info!(
-                        target: "streambreaker::lane", processor = %core.name, stream = %caps.stream, shard = %id,
+                        target: "streambreaker::lane",
+                        processor = %core.name,
+                        messaging.system = caps.system,
+                        messaging.destination.name = %caps.stream,
+                        messaging.destination.partition.id = %id,
                         "a shard is assigned",
                     );
                     owned.insert(serial, Owned { id, shard: Arc::downgrade(&shard), commands });
@@ -138,7 +142,11 @@ pub(crate) async fn run_source(
                 }
                 Ok(Some(Change::Revoking { shard: id, grace })) => {
                     tracing::info!(
-                        target: "streambreaker::lane", processor = %core.name, shard = %id, ?grace,
+                        target: "streambreaker::lane",
+                        processor = %core.name,
+                        messaging.destination.name = %caps.stream,
+                        messaging.destination.partition.id = %id,
+                        ?grace,
                         "a shard is revoked",
                     );
                     for shard in owned.values().filter(|shard| shard.id == id) {
@@ -147,7 +155,10 @@ pub(crate) async fn run_source(
                 }
                 Ok(Some(Change::Lost { shard: id })) => {
                     tracing::warn!(
-                        target: "streambreaker::lane", processor = %core.name, shard = %id,
+                        target: "streambreaker::lane",
+                        processor = %core.name,
+                        messaging.destination.name = %caps.stream,
+                        messaging.destination.partition.id = %id,
                         "a shard is lost",
                     );
                     for shard in owned.values().filter(|shard| shard.id == id) {

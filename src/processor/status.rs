@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use crate::error::Class;
 use crate::fault::FloodState;
+use crate::record::{Position, ShardId};
 use crate::resource::ResourceStatus;
 use crate::settle::{PipelineReport, WaitsFor};
 
@@ -81,13 +82,14 @@ pub struct LaneStatus {
     /// The stream.
     pub stream: String,
     /// The shard.
-    pub shard: String,
+    pub shard: ShardId,
     /// The pipeline.
     pub pipeline: String,
     /// The last position of the shard's settled prefix.
-    pub position: Option<String>,
-    /// The oldest position that is not settled here.
-    pub oldest: Option<String>,
+    pub position: Option<Position>,
+    /// The oldest position that is not settled here: what [`Handle::skip`](crate::Handle::skip) takes, where the lane
+    /// is stuck.
+    pub oldest: Option<Position>,
     /// How long the shard's oldest record that is not settled has waited, in seconds.
     pub iterator_age_seconds: f64,
     /// Records that are not settled here.
@@ -109,7 +111,7 @@ pub struct SourceStatus {
     /// The stream.
     pub stream: String,
     /// The shard.
-    pub shard: String,
+    pub shard: ShardId,
     /// Seconds since the last read that was answered.
     pub last_read_seconds: Option<f64>,
     /// Records not yet read, where the transport knows.
@@ -144,7 +146,7 @@ impl Status {
             let progress = *shard.progress();
             sources.push(SourceStatus {
                 stream: shard.stream.to_string(),
-                shard: shard.id.to_string(),
+                shard: shard.id.clone(),
                 last_read_seconds: progress.last_read.map(|at| at.elapsed().as_secs_f64()),
                 lag_records: progress.behind.records,
                 last_error: progress.last_error.map(|(c, at)| (c, at.elapsed().as_secs_f64())),
@@ -158,12 +160,12 @@ impl Status {
                 let tracker = shard.tracker();
                 lanes.push(LaneStatus {
                     stream: shard.stream.to_string(),
-                    shard: shard.id.to_string(),
+                    shard: shard.id.clone(),
                     pipeline: lane.state.pipeline.name.clone(),
-                    position: tracker.prefix().map(ToString::to_string),
+                    position: tracker.prefix().cloned(),
                     oldest: tracker
                         .oldest_of(index)
-                        .map(|(batch, index)| batch.batch.records[index].position().to_string()),
+                        .map(|(batch, index)| batch.batch.records[index].position().clone()),
                     iterator_age_seconds: age,
                     in_flight: tracker.open_of(index),
                     restarts: lane.state.restarts(),

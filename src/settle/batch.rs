@@ -5,6 +5,7 @@
 //! (8, saturating), and the epoch of the flow that works on it (20). A unit that outlived its flow carries an
 //! older epoch, and changes nothing any more.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use tokio::time::Instant;
 use super::lane::Place;
 use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
-use crate::record::Record;
+use crate::record::{PartPath, Record};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 const PARTS: u64 = 0xffff;
 const PENDING_ONE: u64 = 1 << 16;
@@ -74,6 +76,9 @@ pub(crate) struct LaneBatch {
     open: AtomicU32,
     /// Only where a record does not count as new.
     counts: Option<Box<[Count]>>,
+    /// Parts whose fault is stored, of records that are fed again because of another part: one fault a unit and
+    /// life.
+    faulted: Mutex<BTreeSet<(u32, PartPath)>>,
 }
 
 /// One record, as a unit of work refers to it.
@@ -99,6 +104,7 @@ impl LaneBatch {
             batch,
             lane,
             counts,
+            faulted: Mutex::default(),
         })
     }
 
@@ -106,6 +112,10 @@ impl LaneBatch {
     pub(crate) fn returned_before(&self, index: usize, times: u32) {
         let times = u64::from(times).min(RETURNS >> RETURNS_SHIFT);
         self.states[index].fetch_or(times << RETURNS_SHIFT, Ordering::AcqRel);
+    }
+
+    fn faulted(&self) -> MutexGuard<'_, BTreeSet<(u32, PartPath)>> {
+        self.faulted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -349,6 +359,24 @@ impl Ticket {
     /// the part would look undecided to a lane that is built anew on another thread.
     pub(crate) fn unhold(&self, fate: Fate) {
         self.decide(fate, PENDING_ONE, 0);
+    }
+
+    /// The fault of this part of the record is stored: it is not worked on again, if the record is.
+    pub(crate) fn note_faulted(&self, part: PartPath) {
+        self.batch.faulted().insert((self.place.get() - 1, part));
+    }
+
+    /// Which of the parts of `whole` that were made before are faulted already.
+    pub(crate) fn faulted_parts(&self, whole: &PartPath) -> Vec<u32> {
+        let index = self.place.get() - 1;
+        let depth = whole.indices().len();
+        self.batch
+            .faulted()
+            .range((index, whole.clone())..)
+            .take_while(|(of, part)| *of == index && part.indices().starts_with(whole.indices()))
+            .filter(|(_, part)| part.indices().len() == depth + 1)
+            .map(|(_, part)| part.indices()[depth])
+            .collect()
     }
 
     /// Whether the record is another flow's by now.

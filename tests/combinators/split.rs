@@ -80,3 +80,32 @@ async fn l8_a_resubmitted_part_that_is_not_made_any_more_is_a_fault_and_not_filt
         assert_eq!((outcome.faulted.len(), &*faults[0].err.name), (1, "NoSuchPart"));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn f1_a_part_that_is_faulted_is_not_worked_on_again_when_another_part_is_returned() {
+    let (seen, tries) = (Seen::new(), Arc::new(Mutex::new(0)));
+    let note = seen.clone();
+    let ran = run(["[[7],[9,8,6]]"], move |flow| {
+        let (note, tries) = (note.clone(), tries.clone());
+        flow.json::<Vec<Vec<u32>>>()
+            .split(|rows| rows.into_inner())
+            .split(|row| row)
+            .inspect(move |n| note.push(*n))
+            .try_map(move |n| match n {
+                9 | 7 => Err("poison").fault(),
+                8 => {
+                    let mut tries = tries.lock().unwrap();
+                    *tries += 1;
+                    if *tries < 4 { Err("busy").transient() } else { Ok(n) }
+                }
+                n => Ok(n),
+            })
+    })
+    .await;
+    let mut parts: Vec<_> =
+        ran.faults.iter().map(|fault| fault.records[0].part.indices().to_vec()).collect();
+    parts.sort();
+    assert_eq!((ran.fates(), parts), ((0, 0, 1), vec![vec![0, 0], vec![1, 0]]));
+    let times = |n| seen.all().into_iter().filter(|seen| *seen == n).count();
+    assert_eq!((times(7), times(9), times(8)), (1, 1, 4));
+}

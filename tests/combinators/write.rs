@@ -174,6 +174,40 @@ async fn k1_a_timeout_keeps_what_was_noted_and_sends_only_the_rest_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn k2_k3_the_next_request_holds_what_is_left_in_order_and_attempts_count_by_item() {
+    let sink = Collect::<u32>::new().with_limits(Limits::items(10));
+    let tries: Mutex<BTreeMap<u32, u32>> = Mutex::default();
+    sink.decide(move |_, n| {
+        let mut tries = tries.lock().unwrap();
+        let tries = tries.entry(*n).or_default();
+        *tries += 1;
+        // 8 goes through at its second attempt, 3 at its third, 5 never
+        let enough = match n {
+            8 => 2,
+            3 => 3,
+            5 => u32::MAX,
+            _ => 1,
+        };
+        if *tries < enough { Verdict::Retry } else { Verdict::Done }
+    });
+    let index = Resource::builder("index")
+        .timeout(Duration::from_millis(100))
+        .retry(Retry::exponential().max_attempts(4).base(Duration::from_millis(1)))
+        .on_exhausted(OnExhausted::Fault)
+        .seed(1)
+        .build()
+        .unwrap();
+    let target = sink.clone();
+    let ran =
+        run(0..10, move |flow| flow.json::<u32>().map(|n| *n).bulk_write(&index, target.clone()))
+            .await;
+    let requests = [(0..10).collect(), vec![3, 5, 8], vec![3, 5], vec![5]];
+    assert_eq!(sink.requests(), requests);
+    assert_eq!((ran.fates(), ran.payloads()), ((9, 0, 1), vec![vec!["5".to_owned()]]));
+    assert_eq!(ran.faults[0].attempts.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn k4_ordered_by_keeps_what_is_behind_a_returned_item_where_a_return_is_final() {
     let sink = Collect::<u64>::new();
     sink.decide(|_, n| if *n == 2 { Verdict::Retry } else { Verdict::Done });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Shard, lock};
+use crate::processor::core::InFlight;
 use crate::record::Record;
 use crate::settle::{Batch, Flag, LaneBatch, are_sorted};
 use crate::source::{Acknowledge, Behind, Read, Reader, Room, SourceError};
@@ -15,6 +16,31 @@ impl Shard {
         let Some(limits) = self.limits else {
             return Room { records: usize::MAX, bytes: usize::MAX };
         };
+        // reads of a record or two cost as much as large ones: so it waits for some room
+        let bound = limits.records.min(self.core.total_limits.records);
+        let some = (bound / 16).max(1);
+        let free = self
+            .free(limits, |held, free| free.0 >= if held > 0 { some } else { 1 } && free.1 > 0)
+            .await;
+        // smaller than the limit, so that reading and working overlap
+        let most = (limits.records / 4).max(1);
+        Room { records: free.0.min(most), bytes: free.1 }
+    }
+
+    /// Holds a record back that is larger than the room its reader was given, until it fits, or is alone.
+    async fn admit(&self, bytes: usize) {
+        if let Some(limits) = self.limits {
+            self.free(limits, |held, free| held == 0 || free.0 > 0 && free.1 >= bytes).await;
+        }
+    }
+
+    /// Waits until `enough` says so of how many records are in flight, and how many records and bytes more may be.
+    /// Meanwhile the lanes are told that the reader stands at its limit.
+    async fn free(
+        &self,
+        limits: InFlight,
+        enough: impl Fn(usize, (usize, usize)) -> bool,
+    ) -> (usize, usize) {
         let mut waited = false;
         loop {
             let own = self.room.notified();
@@ -37,19 +63,14 @@ impl Shard {
                 let total = self.core.in_flight.free(self.core.total_limits);
                 free = (free.0.min(total.0), free.1.min(total.1));
             }
-            // reads of a record or two cost as much as large ones: so it waits for some room
-            let bound = limits.records.min(self.core.total_limits.records);
-            let least = if records > 0 { (bound / 16).max(1) } else { 1 };
-            if free.0 >= least && free.1 > 0 {
+            if enough(records, free) {
                 if waited {
                     for lane in &self.lanes {
                         lane.state.lower(Flag::PRESSURE | Flag::WANTED);
                     }
                     self.progress().full_since = None;
                 }
-                // smaller than the limit, so that reading and working overlap
-                let most = (limits.records / 4).max(1);
-                return Room { records: free.0.min(most), bytes: free.1 };
+                return free;
             }
             if !waited {
                 waited = true;
@@ -84,6 +105,12 @@ impl Shard {
                         // a source that answers at once with nothing must not keep the thread
                         tokio::task::yield_now().await;
                     } else {
+                        // only a record by itself may be larger
+                        if let [one] = &*records {
+                            if one.size() > room.bytes {
+                                self.admit(one.size()).await;
+                            }
+                        }
                         self.ingest(records);
                     }
                 }

@@ -127,7 +127,10 @@ pub(crate) async fn run_shard(
                     core.died();
                     tracing::error!(
                         target: "streambreaker::lane",
-                        stream = %shard.stream, shard = %shard.id, cancelled = panic.is_cancelled(),
+                        processor = %core.name,
+                        messaging.destination.name = %shard.stream,
+                        messaging.destination.partition.id = %shard.id,
+                        cancelled = panic.is_cancelled(),
                         "the task of a lane died",
                     );
                     end.fatal = Some("the task of a lane died".to_owned());
@@ -188,7 +191,9 @@ pub(crate) async fn run_shard(
     if fenced {
         tracing::warn!(
             target: "streambreaker::lane",
-            stream = %shard.stream, shard = %shard.id,
+            processor = %core.name,
+            messaging.destination.name = %shard.stream,
+            messaging.destination.partition.id = %shard.id,
             "fenced: the shard belongs to another owner; its work is cancelled",
         );
     }

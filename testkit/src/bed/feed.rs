@@ -211,7 +211,7 @@ fn waiting(processor: &Processor) -> String {
             lane.pipeline,
             lane.shard,
             lane.in_flight,
-            lane.oldest.as_deref().unwrap_or("none"),
+            lane.oldest.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
             lane.waits_for,
             lane.restarts,
             lane.last_class,
