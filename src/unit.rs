@@ -171,6 +171,12 @@ impl Lineage {
     }
 
     /// Whether all of its records are a replay's.
+    /// Whether it was sent again from a fault.
+    pub(crate) fn is_resubmitted(&self) -> bool {
+        let first = self.records().next();
+        first.is_some_and(|record| matches!(record.delivery(), crate::Delivery::Resubmit { .. }))
+    }
+
     pub(crate) fn is_replay(&self) -> bool {
         !self.is_empty() && self.records().all(|record| record.delivery().is_replay())
     }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::flood::Verdict;
 use super::{Attempt, fault_depth};
 use crate::error::{Class, StepError};
-use crate::record::{Delivery, Timestamp};
+use crate::record::Timestamp;
 use crate::settle::{Fate, Flag, LaneState, StageInfo};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -50,6 +51,8 @@ pub(crate) struct FaultList {
     queue: Mutex<Queue>,
     more: Notify,
     unconfirmed: AtomicU64,
+    /// The ids of what was stored, where somebody wants to know: of a finite batch.
+    stored: Option<Mutex<Vec<Uuid>>>,
 }
 
 #[derive(Default)]
@@ -61,6 +64,19 @@ struct Queue {
 }
 
 impl FaultList {
+    /// A list that remembers the ids of what was stored, if `remembers`.
+    pub(crate) fn new(remembers: bool) -> Self {
+        Self { stored: remembers.then(Mutex::default), ..Self::default() }
+    }
+
+    /// The ids of what was stored, in that order.
+    pub(crate) fn take_stored(&self) -> Vec<Uuid> {
+        let stored = self.stored.as_ref().map(|stored| {
+            std::mem::take(&mut *stored.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        });
+        stored.unwrap_or_default()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -104,7 +120,10 @@ impl FaultList {
     }
 
     /// A fault was stored: its records are settled.
-    pub(crate) fn confirm(&self, held: Held) {
+    pub(crate) fn confirm(&self, held: Held, id: Uuid) {
+        if let Some(stored) = &self.stored {
+            stored.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(id);
+        }
         held.confirm();
         if self.unconfirmed.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut queue = self.queue();
@@ -164,11 +183,7 @@ pub(crate) fn hand_over(
         lineage.decide(Fate::Returned);
         return false;
     }
-    let resubmitted = lineage
-        .records()
-        .next()
-        .is_some_and(|record| matches!(record.delivery(), Delivery::Resubmit { .. }));
-    let counts = counts && !resubmitted && error.class() != Class::Skipped;
+    let counts = counts && !lineage.is_resubmitted() && error.class() != Class::Skipped;
     let records = u32::try_from(lineage.len()).unwrap_or(u32::MAX);
     if counts && lane.pipeline.flood.judge(Instant::now(), records) == Verdict::Return {
         metrics::counter!(

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::ladder::{Fit, fit};
 use super::list::{Draft, FaultList};
@@ -49,7 +50,7 @@ pub(crate) struct FaultDesk {
 
 /// What a line about faults says of the newest of them.
 struct Newest<'a> {
-    fault: Option<&'a uuid::Uuid>,
+    fault: Option<&'a Uuid>,
     new: bool,
     count: u64,
 }
@@ -90,6 +91,7 @@ impl Piece {
 
 /// A draft whose event may have become several.
 struct Waiting {
+    id: Uuid,
     held: Held,
     left: usize,
 }
@@ -276,8 +278,9 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
         for draft in more.into_iter().flatten() {
             let Some(event) = desk.event(&draft) else { continue };
             serial += 1;
+            let id = event.id;
             let fits = desk.pieces(event, serial, bytes).await;
-            waiting.insert(serial, Waiting { held: draft.held, left: fits.len() });
+            waiting.insert(serial, Waiting { id, held: draft.held, left: fits.len() });
             pieces.extend(fits);
         }
         let now = Instant::now();
@@ -294,7 +297,7 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
             entry.left -= 1;
             if entry.left == 0 {
                 if let Some(stored) = waiting.remove(&piece.draft) {
-                    list.confirm(stored.held);
+                    list.confirm(stored.held, stored.id);
                 }
             }
         }

@@ -279,7 +279,9 @@ where
                     this.open.entry(key.clone()).or_insert(group)
                 }
             };
-            if group.count >= this.window.items || group.bytes >= this.window.bytes {
+            // a faulted group comes back whole, however small groups have become since
+            let full = group.count >= this.window.items || group.bytes >= this.window.bytes;
+            if full && !group.lineage.is_resubmitted() {
                 if let Some(group) = this.open.remove(&key) {
                     // entries of closed groups would pile up before a slow one
                     while this.due.front().is_some_and(|(_, key, serial)| {

@@ -30,6 +30,16 @@ impl By {
     pub fn new(who: impl Into<String>, why: impl Into<String>) -> Self {
         Self { who: who.into(), why: why.into() }
     }
+
+    /// Who.
+    pub fn who(&self) -> &str {
+        &self.who
+    }
+
+    /// Why.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
 }
 
 /// A switch that could not be turned.

@@ -167,6 +167,17 @@ impl Processor {
         Process::new(self.core.clone(), records.into_iter().collect())
     }
 
+    /// Its name, as in fault events.
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Whether a pipeline of this name takes part, or one that had it ([`formerly`](ProcessorBuilder::formerly)): to
+    /// it faults go back that name it.
+    pub fn has_pipeline(&self, name: &str) -> bool {
+        self.core.pipelines.iter().any(|pipeline| pipeline.enabled && pipeline.info.is_called(name))
+    }
+
     /// Looks at the processor, and turns its switches, from anywhere, while it runs.
     pub fn handle(&self) -> Handle {
         Handle::new(self.core.clone())

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::core::Core;
 use super::shard::{Command, Committed, Finite, Shard, run_shard};
@@ -29,6 +30,8 @@ pub struct Outcome {
     pub faulted: Vec<Record>,
     /// Not settled in at least one pipeline: to be given again.
     pub returned: Vec<Record>,
+    /// The ids of the faults that were stored.
+    pub faults: Vec<Uuid>,
     firsts: BTreeMap<ShardId, Position>,
 }
 
@@ -102,7 +105,8 @@ impl Process {
         for ((stream, id), records) in shards {
             runs.push_back(one(core.clone(), stream, id, records, deadline, only.clone()));
         }
-        while let Some(records) = futures::StreamExt::next(&mut runs).await {
+        while let Some((records, faults)) = futures::StreamExt::next(&mut runs).await {
+            outcome.faults.extend(faults);
             for (record, fate) in records {
                 match fate {
                     Fate::Done | Fate::Filtered => outcome.settled.push(record),
@@ -136,7 +140,7 @@ async fn one(
     records: Vec<Record>,
     deadline: Option<Instant>,
     only: Option<String>,
-) -> Vec<(Record, Fate)> {
+) -> (Vec<(Record, Fate)>, Vec<Uuid>) {
     let caps = Caps::new("process", stream, Acknowledge::Prefix);
     let (shard, lanes) = Shard::new(
         &core,
@@ -172,7 +176,7 @@ async fn one(
     let read = outcomes.len();
     debug_assert!(read <= total, "a record has one outcome");
     outcomes.extend(unread.into_iter().skip(read).map(|record| (record, Fate::Returned)));
-    outcomes
+    (outcomes, end.faults)
 }
 
 /// Yields the records it was given.

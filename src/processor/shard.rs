@@ -96,7 +96,7 @@ impl Shard {
         committed: Committed,
     ) -> (Arc<Self>, Vec<LaneTask>) {
         let stream: Arc<str> = caps.stream.as_str().into();
-        let faults = Arc::new(FaultList::default());
+        let faults = Arc::new(FaultList::new(finite.is_some()));
         let signal = Arc::new(Notify::new());
         let mut lanes = Vec::new();
         let mut tasks = Vec::new();

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Shard;
 use crate::fault::publish;
@@ -37,6 +38,8 @@ pub(crate) struct ShardEnd {
     pub(crate) cause: Option<SourceError>,
     /// What became of each record, where that was asked for.
     pub(crate) outcomes: Vec<(Record, Fate)>,
+    /// The ids of the faults that were stored, where that was asked for.
+    pub(crate) faults: Vec<Uuid>,
 }
 
 /// Aborts a task when it is dropped.
@@ -181,6 +184,7 @@ pub(crate) async fn run_shard(
         let mut tracker = shard.tracker();
         tracker.close(&mut shard.history());
         end.outcomes = tracker.take_outcomes();
+        end.faults = shard.faults.take_stored();
     }
     core.note_unconfirmed(shard.faults.unconfirmed());
     shard.note_in_flight();

@@ -1,0 +1,120 @@
+//! What there is to learn from faults, and from what became of them when they were sent again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use streambreaker::Class;
+
+use crate::error::LakeError;
+use crate::faults::FaultSelection;
+use crate::lake::Lake;
+use crate::ledger::{FaultState, Ledger};
+
+/// What is known of faults of one kind, and of what became of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Lesson {
+    /// What they share.
+    pub fingerprint: String,
+    /// Their class.
+    pub class: Class,
+    /// The pipeline that refused them.
+    pub pipeline: String,
+    /// The stage.
+    pub stage: String,
+    /// The type of their error.
+    pub error: String,
+    /// How many there are.
+    pub faults: u64,
+    /// Which releases made them, and how many each.
+    pub releases: BTreeMap<String, u64>,
+    /// Those that nobody has done anything about yet, or whose sending was not noted to its end.
+    pub open: u64,
+    /// Those that were processed when they were sent again.
+    pub succeeded: u64,
+    /// Of these, those that were processed by the very release that had refused them.
+    pub unchanged: u64,
+    /// Those that failed again.
+    pub failed_again: u64,
+    /// Those that were dismissed.
+    pub dismissed: u64,
+}
+
+impl Lesson {
+    /// Whether nothing but time mended them: such an error should say `.transient()`, so that it is retried and never
+    /// becomes a fault.
+    pub fn deserves_a_retry(&self) -> bool {
+        self.unchanged > 0 && self.unchanged == self.succeeded && self.failed_again == 0
+    }
+}
+
+impl fmt::Display for Lesson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:>6} x {}  {} in {}/{} ({}): {} open, {} succeeded, {} failed again, {} dismissed",
+            self.faults,
+            self.fingerprint.escape_debug(),
+            self.class,
+            self.pipeline.escape_debug(),
+            self.stage.escape_debug(),
+            self.error.escape_debug(),
+            self.open,
+            self.succeeded,
+            self.failed_again,
+            self.dismissed
+        )?;
+        if self.deserves_a_retry() {
+            f.write_str("\n         time alone mended them: let this error say `.transient()`")?;
+        }
+        Ok(())
+    }
+}
+
+impl Lake {
+    /// What there is to learn from these faults, by kind, the most frequent first: which releases made them, and which
+    /// succeed unchanged when they are sent again.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn lessons(&self, selection: &FaultSelection) -> Result<Vec<Lesson>, LakeError> {
+        let found = self.faults(selection).await?;
+        let ledger = Ledger::open(self, selection.stream())?;
+        let mut lessons: BTreeMap<String, Lesson> = BTreeMap::new();
+        for fault in found.faults {
+            let row = ledger.row(fault.part.map_or(fault.id, |part| part.of)).await?;
+            let lesson = lessons.entry(fault.fingerprint.clone()).or_insert_with(|| Lesson {
+                fingerprint: fault.fingerprint.clone(),
+                class: fault.class,
+                pipeline: fault.pipeline.clone(),
+                stage: fault.stage.clone(),
+                error: fault.err.name.clone(),
+                faults: 0,
+                releases: BTreeMap::new(),
+                open: 0,
+                succeeded: 0,
+                unchanged: 0,
+                failed_again: 0,
+                dismissed: 0,
+            });
+            lesson.faults += 1;
+            let release = fault.release.clone().unwrap_or_default();
+            *lesson.releases.entry(release).or_default() += 1;
+            match row.state() {
+                FaultState::Succeeded { release } => {
+                    lesson.succeeded += 1;
+                    lesson.unchanged += u64::from(release.is_some() && release == fault.release);
+                }
+                FaultState::FailedAgain { .. } => lesson.failed_again += 1,
+                FaultState::Dismissed => lesson.dismissed += 1,
+                FaultState::Pending | FaultState::Resubmitted { .. } => lesson.open += 1,
+            }
+        }
+        let mut lessons: Vec<Lesson> = lessons.into_values().collect();
+        lessons.sort_by(|a, b| {
+            b.faults.cmp(&a.faults).then_with(|| a.fingerprint.cmp(&b.fingerprint))
+        });
+        Ok(lessons)
+    }
+}

@@ -1,0 +1,298 @@
+//! The manifest of a stream: what its objects hold, without opening them all.
+//!
+//! It is a cache and a memory, never the truth: the truth is what lies in the folder. What is listed and not in it is
+//! looked at; what is in it and not listed any more is *missing*, which nobody could tell without it.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use streambreaker::{Position, ShardId};
+
+use crate::error::{Damage, LakeError};
+use crate::lake::{Lake, Listed};
+use crate::schema::Footer;
+
+/// How many objects are looked at at once.
+const AT_ONCE: usize = 16;
+
+/// An object, as the manifest knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEntry {
+    /// Its path in the lake's store.
+    pub path: String,
+    /// Its size there.
+    pub size: u64,
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub footer: Footer,
+}
+
+/// What lies in a stream's folder.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// The stream.
+    pub stream: String,
+    /// The objects that are there, by shard and first position.
+    pub objects: Vec<ManifestEntry>,
+    /// Those that were there once, and are not any more.
+    pub missing: Vec<ManifestEntry>,
+    /// Those that cannot be opened, by path.
+    pub damaged: Vec<(String, Damage)>,
+    /// What this crate did not put there.
+    pub foreign: Vec<String>,
+}
+
+/// As it is written down.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    schema: u32,
+    stream: String,
+    objects: Vec<ManifestEntry>,
+    missing: Vec<ManifestEntry>,
+}
+
+/// The positions that a run of objects covers, with nothing missing in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CoveredRange {
+    /// The first position.
+    pub first: Position,
+    /// The last.
+    pub last: Position,
+    /// How many records lie in it.
+    pub records: u64,
+}
+
+/// Between two runs of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Break {
+    /// The last position before it.
+    pub after: Position,
+    /// The first position behind it.
+    pub before: Position,
+    /// Whether the writer knew of records in between: they are missing. Else it began anew behind them, and nobody can
+    /// tell.
+    pub proven: bool,
+}
+
+/// The objects of a shard, put together: what they cover, and where they do not join. In the order of their first
+/// positions.
+pub(crate) fn join<'a>(
+    footers: impl IntoIterator<Item = &'a Footer>,
+) -> (Vec<CoveredRange>, Vec<Break>) {
+    let (mut ranges, mut breaks): (Vec<CoveredRange>, Vec<Break>) = (Vec::new(), Vec::new());
+    for footer in footers {
+        let joined = match (ranges.last_mut(), &footer.after) {
+            (None, _) => None,
+            (Some(range), _) if footer.first <= range.last => Some(range),
+            (Some(range), Some(after)) if *after <= range.last => Some(range),
+            (Some(range), after) => {
+                breaks.push(Break {
+                    after: range.last.clone(),
+                    before: footer.first.clone(),
+                    proven: after.is_some(),
+                });
+                None
+            }
+        };
+        match joined {
+            Some(range) => {
+                range.last = range.last.clone().max(footer.last.clone());
+                range.records = range.records.saturating_add(footer.records);
+            }
+            None => ranges.push(CoveredRange {
+                first: footer.first.clone(),
+                last: footer.last.clone(),
+                records: footer.records,
+            }),
+        }
+    }
+    (ranges, breaks)
+}
+
+impl Manifest {
+    /// The shards that have objects.
+    pub fn shards(&self) -> Vec<ShardId> {
+        let mut shards: Vec<ShardId> =
+            self.objects.iter().map(|object| ShardId::from(object.footer.shard.as_str())).collect();
+        shards.dedup();
+        shards
+    }
+
+    fn footers(&self, shard: &ShardId) -> impl Iterator<Item = &Footer> {
+        self.objects.iter().map(|o| &o.footer).filter(move |f| f.shard == shard.as_str())
+    }
+
+    /// What is covered of a shard.
+    pub fn covered(&self, shard: &ShardId) -> Vec<CoveredRange> {
+        join(self.footers(shard)).0
+    }
+
+    /// Where the objects of a shard do not join.
+    pub fn gaps(&self, shard: &ShardId) -> Vec<Break> {
+        join(self.footers(shard)).1
+    }
+
+    /// Forgets what is missing: it was deleted on purpose.
+    pub fn forget_missing(&mut self) {
+        self.missing.clear();
+    }
+}
+
+impl Lake {
+    fn manifest_path(&self, stream: &str) -> Result<Path, LakeError> {
+        // people's own tools leave out what begins with `_`
+        Ok(self.folder(stream)?.join("_manifest.json"))
+    }
+
+    /// What lies in a stream's folder: what the stored manifest knows, and the ends of the objects that it does not.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`]. Objects that cannot be read are reported, never an error.
+    pub async fn manifest(&self, stream: &str) -> Result<Manifest, LakeError> {
+        let path = self.manifest_path(stream)?;
+        let stored = match self.document(&path).await? {
+            Some(bytes) => match serde_json::from_slice::<Document>(&bytes) {
+                Ok(document)
+                    if document.stream == stream && document.schema == crate::SCHEMA_VERSION =>
+                {
+                    Some(document)
+                }
+                _ => {
+                    tracing::warn!(
+                        target: "streambreaker::lake", manifest = %path,
+                        "a manifest cannot be read; it is made anew, without what it knew to be missing",
+                    );
+                    None
+                }
+            },
+            None => None,
+        };
+        let listing = self.list(stream).await?;
+        let (mut known, mut missing) = (BTreeMap::new(), Vec::new());
+        if let Some(document) = stored {
+            known.extend(document.objects.into_iter().map(|entry| (entry.path.clone(), entry)));
+            missing = document.missing;
+        }
+        let mut manifest = Manifest { stream: stream.to_owned(), ..Manifest::default() };
+        let mut unknown: Vec<Listed> = Vec::new();
+        missing.retain(|entry| listing.objects.iter().all(|o| o.path.as_ref() != entry.path));
+        for object in listing.objects {
+            match known.remove(object.path.as_ref()) {
+                Some(entry) if entry.size == object.size => manifest.objects.push(entry),
+                _ => unknown.push(object),
+            }
+        }
+        missing.extend(known.into_values());
+        let mut looked = stream::iter(unknown)
+            .map(|object| async move { (self.open(&object.path).await, object) })
+            .buffered(AT_ONCE);
+        while let Some((opened, object)) = looked.next().await {
+            match opened {
+                Ok((opened, _)) => {
+                    let footer = opened.footer;
+                    let named = footer.stream == stream
+                        && footer.shard == object.name.shard.as_str()
+                        && footer.first == object.name.first
+                        && footer.last == object.name.last;
+                    let path = object.path.to_string();
+                    if named {
+                        manifest.objects.push(ManifestEntry { path, size: object.size, footer });
+                    } else {
+                        manifest.damaged.push((path, Damage::Contents("its name")));
+                    }
+                }
+                Err(LakeError::Damaged { path, damage }) => manifest.damaged.push((path, damage)),
+                Err(error) => return Err(error),
+            }
+        }
+        drop(looked);
+        manifest.objects.sort_by(|a, b| {
+            let key = |e: &ManifestEntry| {
+                (
+                    e.footer.shard.clone(),
+                    e.footer.first.clone(),
+                    e.footer.last.clone(),
+                    e.path.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        });
+        manifest.missing = missing;
+        manifest.foreign = listing.foreign;
+        Ok(manifest)
+    }
+
+    /// Writes a manifest down, so that the next look opens only what is new, and tells what has gone since.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn store_manifest(&self, manifest: &Manifest) -> Result<(), LakeError> {
+        let path = self.manifest_path(&manifest.stream)?;
+        let document = Document {
+            schema: crate::SCHEMA_VERSION,
+            stream: manifest.stream.clone(),
+            objects: manifest.objects.clone(),
+            missing: manifest.missing.clone(),
+        };
+        let bytes = serde_json::to_vec_pretty(&document)
+            .map_err(|source| LakeError::Document { path: path.to_string(), source })?;
+        self.replace(&path, bytes.into()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streambreaker::Timestamp;
+
+    fn footer(after: Option<u64>, first: u64, last: u64) -> Footer {
+        Footer {
+            schema: 1,
+            stream: "s".into(),
+            shard: "0".into(),
+            first: first.into(),
+            last: last.into(),
+            records: 1,
+            after: after.map(Position::from),
+            arrival_min: Timestamp::default(),
+            arrival_max: Timestamp::default(),
+            digests: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn sparse_positions_join_and_missing_ones_do_not() {
+        let sound =
+            [footer(None, 10, 50), footer(Some(50), 90, 95), footer(Some(95), 1_000, 2_000)];
+        let (ranges, breaks) = join(&sound);
+        assert_eq!((ranges.len(), breaks.len()), (1, 0));
+        assert_eq!((&ranges[0].first, &ranges[0].last), (&10.into(), &2_000.into()));
+        assert_eq!(ranges[0].records, 3);
+
+        let broken = [&sound[0], &sound[2]];
+        let (ranges, breaks) = join(broken);
+        assert_eq!(ranges.len(), 2);
+        assert_eq!(breaks, [Break { after: 50.into(), before: 1_000.into(), proven: true }]);
+    }
+
+    #[test]
+    fn a_writer_that_began_anew_proves_nothing() {
+        let (_, breaks) = join(&[footer(None, 1, 5), footer(None, 9, 12)]);
+        assert_eq!(breaks, [Break { after: 5.into(), before: 9.into(), proven: false }]);
+        // what was stored later, in between, joins both
+        let (ranges, breaks) =
+            join(&[footer(None, 1, 5), footer(Some(5), 6, 8), footer(Some(8), 9, 12)]);
+        assert_eq!((ranges.len(), breaks.len()), (1, 0));
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_one() {
+        let (ranges, breaks) =
+            join(&[footer(None, 1, 9), footer(Some(1), 4, 6), footer(Some(9), 12, 14)]);
+        assert_eq!((ranges.len(), breaks.len()), (1, 0));
+        assert_eq!(ranges[0].last, 14.into());
+    }
+}

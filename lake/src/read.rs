@@ -1,0 +1,262 @@
+//! Reads the records of a shard in the order of their positions, out of objects that may overlap.
+//!
+//! One object, and of it one group of rows, is open at a time where objects do not overlap, which is the rule. Where they do
+//! (two owners of a shard wrote at once), they are merged, and a record that lies in both is yielded once.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use object_store::path::Path;
+use streambreaker::{Position, Record};
+
+use crate::decode::Opened;
+use crate::encode::Stored;
+use crate::error::{Damage, LakeError};
+use crate::lake::{Lake, blocking};
+use crate::manifest::ManifestEntry;
+use crate::parts::Parts;
+use crate::seal::Opener;
+use crate::select::Selection;
+
+/// How far something that reads the lake has come. A handle: clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Mutex<Counts>>);
+
+/// What a [`Progress`] shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Objects that may hold what is selected.
+    pub objects: u64,
+    /// Their bytes in the store.
+    pub stored_bytes: u64,
+    /// Objects that are done with.
+    pub objects_read: u64,
+    /// Their bytes in the store: beside `stored_bytes`, how far it is.
+    pub stored_bytes_read: u64,
+    /// Records that were yielded.
+    pub records: u64,
+    /// Bytes of their payloads, keys and headers.
+    pub bytes: u64,
+    /// What could not be read, and was skipped, by path.
+    pub damaged: Vec<(String, Damage)>,
+}
+
+impl Progress {
+    /// How far it is now.
+    pub fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins anew: an attempt to open everything failed halfway.
+    pub(crate) fn reset(&self) {
+        *self.lock() = Counts::default();
+    }
+
+    pub(crate) fn note_objects(&self, objects: &[ManifestEntry]) {
+        let mut counts = self.lock();
+        counts.objects += objects.len() as u64;
+        counts.stored_bytes += objects.iter().map(|object| object.size).sum::<u64>();
+    }
+
+    pub(crate) fn note_damaged(&self, path: String, damage: Damage) {
+        tracing::warn!(
+            target: "streambreaker::lake", object = %path.escape_debug(), %damage,
+            "an object of the lake cannot be read; it is skipped",
+        );
+        self.lock().damaged.push((path, damage));
+    }
+
+    fn note_read(&self, size: u64) {
+        let mut counts = self.lock();
+        counts.objects_read += 1;
+        counts.stored_bytes_read += size;
+    }
+
+    fn note_record(&self, record: &Record) {
+        let mut counts = self.lock();
+        counts.records += 1;
+        counts.bytes += record.size() as u64;
+    }
+}
+
+/// An object that is being read.
+struct Open {
+    path: Path,
+    size: u64,
+    opened: Opened,
+    end: Parts,
+    /// The next group of rows to be read.
+    next: usize,
+    rows: VecDeque<Stored>,
+}
+
+/// The selected records of one shard.
+pub(crate) struct ShardRecords {
+    lake: Lake,
+    selection: Arc<Selection>,
+    progress: Progress,
+    waiting: VecDeque<ManifestEntry>,
+    open: Vec<Open>,
+    /// What was seen last, selected or not.
+    last: Option<Position>,
+    opener: Opener,
+}
+
+impl ShardRecords {
+    /// Of these objects of a shard, by first position, what is selected and lies behind `after`.
+    pub(crate) fn new(
+        lake: Lake,
+        selection: Arc<Selection>,
+        progress: Progress,
+        objects: Vec<ManifestEntry>,
+        after: Option<Position>,
+    ) -> Self {
+        let behind =
+            |object: &ManifestEntry| after.as_ref().is_none_or(|after| object.footer.last > *after);
+        let waiting: VecDeque<_> = objects.into_iter().filter(behind).collect();
+        Self {
+            lake,
+            selection,
+            progress,
+            waiting,
+            open: Vec::new(),
+            last: after,
+            opener: Opener::default(),
+        }
+    }
+
+    /// The next record; none at the end. What was taken is not read again if this fails and is called anew.
+    ///
+    /// Cancel-safe: nothing is taken before it is returned.
+    pub(crate) async fn next(&mut self) -> Result<Option<Record>, LakeError> {
+        loop {
+            self.fill().await?;
+            let Some(least) = self.least() else { return Ok(None) };
+            let Some(stored) = self.open[least].rows.front() else { continue };
+            let position = stored.record.position().clone();
+            // in another object too, or behind the cursor
+            let seen = self.last.as_ref().is_some_and(|last| position <= *last);
+            let opened = match !seen && self.selection.takes(stored) {
+                true => Some(self.opener.open(self.lake.keys.as_ref(), stored).await?),
+                false => None,
+            };
+            let open = &mut self.open[least];
+            open.rows.pop_front();
+            if !seen {
+                self.last = Some(position);
+            }
+            match opened {
+                None => {}
+                Some(Ok(record)) => {
+                    self.progress.note_record(&record);
+                    return Ok(Some(record));
+                }
+                Some(Err(damage)) => self.progress.note_damaged(open.path.to_string(), damage),
+            }
+        }
+    }
+
+    /// Whether there is a record at hand, so that `next` need not wait.
+    pub(crate) fn has_more_at_hand(&self) -> bool {
+        !self.open.is_empty() && self.open.iter().all(|open| !open.rows.is_empty())
+    }
+
+    fn least(&self) -> Option<usize> {
+        let heads = self.open.iter().enumerate();
+        let heads = heads.filter_map(|(at, open)| Some((open.rows.front()?.record.position(), at)));
+        heads.min().map(|(_, at)| at)
+    }
+
+    /// Opens every object that may hold the next record, and reads on where an open one has no rows at hand.
+    async fn fill(&mut self) -> Result<(), LakeError> {
+        loop {
+            let mut at = 0;
+            while at < self.open.len() {
+                if self.read_on(at).await? {
+                    at += 1;
+                } else {
+                    let done = self.open.swap_remove(at);
+                    self.progress.note_read(done.size);
+                }
+            }
+            let head = self.least().and_then(|at| self.open[at].rows.front());
+            let due = match (self.waiting.front(), head) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(object), Some(head)) => object.footer.first <= *head.record.position(),
+            };
+            if !due {
+                return Ok(());
+            }
+            self.open_next().await?;
+        }
+    }
+
+    async fn open_next(&mut self) -> Result<(), LakeError> {
+        let Some(object) = self.waiting.front() else { return Ok(()) };
+        let path = Path::parse(&object.path).map_err(|e| {
+            LakeError::store("name an object")(object_store::Error::InvalidPath { source: e })
+        })?;
+        match self.lake.open(&path).await {
+            Ok((opened, end)) if opened.footer == object.footer => {
+                let size = object.size;
+                let rows = VecDeque::new();
+                self.open.push(Open { path, size, opened, end, next: 0, rows });
+            }
+            Ok(_) => {
+                let damage = Damage::Contents("its footer, which the manifest knows otherwise");
+                self.progress.note_damaged(path.to_string(), damage);
+            }
+            Err(LakeError::Damaged { path, damage }) => self.progress.note_damaged(path, damage),
+            Err(error) => return Err(error),
+        }
+        self.waiting.pop_front();
+        Ok(())
+    }
+
+    /// Sees to it that an open object has rows at hand; `false` when it has no more.
+    async fn read_on(&mut self, at: usize) -> Result<bool, LakeError> {
+        let Self { lake, selection, progress, open, .. } = self;
+        let open = &mut open[at];
+        while open.rows.is_empty() && open.next < open.opened.groups() {
+            let group = open.next;
+            match read_group(lake, selection, open, group).await {
+                Ok(rows) => open.rows = rows.into(),
+                Err(LakeError::Damaged { path, damage }) => {
+                    // of the other groups nothing is known to be wrong
+                    progress.note_damaged(path, damage);
+                }
+                Err(error) => return Err(error),
+            }
+            open.next = group + 1;
+        }
+        Ok(!open.rows.is_empty())
+    }
+}
+
+/// The records of a group; none, where it cannot hold what is selected.
+async fn read_group(
+    lake: &Lake,
+    selection: &Selection,
+    open: &Open,
+    group: usize,
+) -> Result<Vec<Stored>, LakeError> {
+    let damaged = |damage| LakeError::Damaged { path: open.path.to_string(), damage };
+    if !open.opened.may_hold(&open.end, group, selection).map_err(damaged)? {
+        return Ok(Vec::new());
+    }
+    let range = open.opened.group_range(group).map_err(damaged)?;
+    let mut parts = open.end.clone();
+    let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    if !parts.has(&range) {
+        let start = range.start;
+        parts.add(start, lake.fetch_range(&open.path, range).await?);
+    }
+    let (opened, parts) = (open.opened.clone(), Arc::new(parts));
+    blocking(bytes, move || opened.group(&parts, group)).await.map_err(damaged)
+}

@@ -1,0 +1,420 @@
+//! The replay: a source that yields what the stream yielded.
+//!
+//! One decision shaped this module: a replay is an ordinary source of an ordinary processor. So a replayed record goes
+//! through the very same pipelines and guards as a live one (rule L9), and a component needs no code for it. It has a
+//! cursor of its own, in the lake, and never sees the live checkpoint.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use streambreaker::source::{
+    Acker, Acknowledge, Behind, Caps, Change, CommitError, Read, Reader, Room, Settled, Source,
+    SourceError,
+};
+use streambreaker::{Delivery, Position, ShardId};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::error::LakeError;
+use crate::lake::Lake;
+use crate::manifest::ManifestEntry;
+use crate::name::shard_folder;
+use crate::read::{Counts, Progress, ShardRecords};
+use crate::select::Selection;
+
+/// What a dry run found: nothing was sent anywhere, and nothing written.
+pub type DryRun = Counts;
+
+/// Records of the lake as a [`Source`]: the original ones, byte for byte, in the order of their positions in each shard,
+/// marked [`Delivery::Replay`].
+///
+/// ```
+/// use streambreaker::prelude::*;
+/// use streambreaker::{Processor, Shutdown, memory};
+/// use streambreaker_lake::{Lake, LakeWriter, Selection};
+/// # use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let lake = Lake::local(&folder)?;
+/// # let store = Resource::builder("lake").timeout(Duration::from_secs(30)).build()?;
+/// # Processor::builder("lake-writer")
+/// #     .source(memory::stream([r#"{"type":"order","n":1}"#, r#"{"type":"invoice","n":2}"#, r#"{"type":"order","n":3}"#]))
+/// #     .faults(memory::faults())
+/// #     .pipeline("store", LakeWriter::new(&lake).pipeline(&store))
+/// #     .build()?
+/// #     .run(Shutdown::never()).await?;
+/// #[derive(serde::Deserialize)]
+/// struct Order {
+///     n: u64,
+/// }
+///
+/// let processor = Processor::builder("totals")
+///     .faults(memory::faults())
+///     .pipeline("orders", |flow| flow.of_type("order").json::<Order>().filter(|order| order.n > 0))
+///     .build()?;
+///
+/// let orders = Selection::of("memory").kind("order");
+/// assert_eq!(lake.dry_run(&orders).await?.records, 2); // look before you send
+/// let report = processor.run_from(lake.replay(orders), Shutdown::never()).await?;
+/// assert_eq!(report.pipelines["orders"].done, 2);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # One pipeline
+/// A processor that is to replay into some of its pipelines only is built with
+/// [`enable`](streambreaker::ProcessorBuilder::enable).
+///
+/// # Effects
+/// `publish` is muted in a replay, and every `bulk_write` that says `on_replay(OnReplay::Mute)`; a step of another kind
+/// that must not happen again is kept from it by `filter(|event| !event.delivery().is_replay())` before it.
+///
+/// # What cannot be read
+/// It is skipped and reported: in a warning, in [`Progress`], and, where the writer knew of records in between, as a gap in
+/// the report of the run.
+#[must_use = "a source does nothing unless it is read from"]
+pub struct LakeSource {
+    lake: Lake,
+    selection: Arc<Selection>,
+    run: Uuid,
+    resumable: bool,
+    pace: Arc<Pace>,
+    progress: Progress,
+    shards: Option<VecDeque<(ShardId, LakeReader, LakeAcker)>>,
+}
+
+impl fmt::Debug for LakeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LakeSource")
+            .field("selection", &self.selection)
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lake {
+    /// Replays what is selected, at full speed, from the beginning.
+    pub fn replay(&self, selection: Selection) -> LakeSource {
+        LakeSource {
+            lake: self.clone(),
+            selection: Arc::new(selection),
+            run: Uuid::new_v4(),
+            resumable: false,
+            pace: Arc::default(),
+            progress: Progress::default(),
+            shards: None,
+        }
+    }
+
+    /// Reads what is selected, and says how much it is.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn dry_run(&self, selection: &Selection) -> Result<DryRun, LakeError> {
+        let selection = Arc::new(selection.clone());
+        let progress = Progress::default();
+        for (_, objects) in self.selected(&selection, &progress).await? {
+            let (selection, progress) = (selection.clone(), progress.clone());
+            let mut records =
+                ShardRecords::new(self.clone(), selection, progress, objects.entries, None);
+            while records.next().await?.is_some() {}
+        }
+        Ok(progress.counts())
+    }
+
+    /// The objects that may hold what is selected, by shard.
+    pub(crate) async fn selected(
+        &self,
+        selection: &Selection,
+        progress: &Progress,
+    ) -> Result<BTreeMap<ShardId, Selected>, LakeError> {
+        let manifest = self.manifest(selection.stream()).await?;
+        for (path, damage) in manifest.damaged.clone() {
+            progress.note_damaged(path, damage);
+        }
+        let mut shards: BTreeMap<ShardId, Selected> = BTreeMap::new();
+        for shard in manifest.shards() {
+            let gaps = manifest.gaps(&shard).into_iter().filter(|gap| gap.proven);
+            let gaps = gaps.map(|gap| (gap.after, gap.before)).collect();
+            shards.insert(shard, Selected { entries: Vec::new(), gaps });
+        }
+        for entry in manifest.objects {
+            if selection.may_be_in(&entry.footer) {
+                if let Some(shard) = shards.get_mut(&ShardId::from(entry.footer.shard.as_str())) {
+                    shard.entries.push(entry);
+                }
+            }
+        }
+        shards.retain(|_, selected| !selected.entries.is_empty());
+        for selected in shards.values_mut() {
+            progress.note_objects(&selected.entries);
+            let (first, last) =
+                (&selected.entries[0], &selected.entries[selected.entries.len() - 1]);
+            // what lies outside of what is selected is none of its business
+            let (first, last) = (first.footer.first.clone(), last.footer.last.clone());
+            selected.gaps.retain(|(after, before)| *after >= first && *before <= last);
+        }
+        Ok(shards)
+    }
+}
+
+/// What is selected of a shard.
+pub(crate) struct Selected {
+    pub(crate) entries: Vec<ManifestEntry>,
+    /// Between which positions records are missing.
+    gaps: VecDeque<(Position, Position)>,
+}
+
+impl LakeSource {
+    /// A run that can go on: it has this id, and what is settled is noted in the lake under it. Calling it again with the
+    /// same id and selection goes on behind that. Without it a run that is broken off begins anew.
+    ///
+    /// The id is also part of the ids of faults: what faults again in the same run is the same fault.
+    pub fn resumable(mut self, run: Uuid) -> Self {
+        self.run = run;
+        self.resumable = true;
+        self
+    }
+
+    /// At most so many records a second, over all shards.
+    pub fn rate(mut self, per_second: NonZeroU32) -> Self {
+        self.pace = Arc::new(Pace { per_second: Some(per_second), next: Mutex::new(None) });
+        self
+    }
+
+    /// The id of this run.
+    pub fn run_id(&self) -> Uuid {
+        self.run
+    }
+
+    /// How far it is: to be asked while it runs.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    async fn open(&self) -> Result<VecDeque<(ShardId, LakeReader, LakeAcker)>, LakeError> {
+        let mut shards = VecDeque::new();
+        self.progress.reset();
+        for (shard, selected) in self.lake.selected(&self.selection, &self.progress).await? {
+            let cursor = match self.resumable {
+                true => Some(Cursor::open(&self.lake, &self.selection, self.run, &shard).await?),
+                false => None,
+            };
+            let after = cursor.as_ref().and_then(|cursor| cursor.settled.clone());
+            let mut gaps = selected.gaps;
+            if let Some(after) = &after {
+                gaps.retain(|(_, before)| before > after);
+            }
+            let records = ShardRecords::new(
+                self.lake.clone(),
+                self.selection.clone(),
+                self.progress.clone(),
+                selected.entries,
+                after,
+            );
+            let reader = LakeReader {
+                records,
+                run: self.run,
+                pace: self.pace.clone(),
+                gaps,
+                ahead: None,
+                ended: false,
+            };
+            shards.push_back((shard, reader, LakeAcker { lake: self.lake.clone(), cursor }));
+        }
+        Ok(shards)
+    }
+}
+
+fn source_error(error: LakeError) -> SourceError {
+    if error.is_transient() { SourceError::transient(error) } else { SourceError::fatal(error) }
+}
+
+#[async_trait]
+impl Source for LakeSource {
+    type Reader = LakeReader;
+    type Acker = LakeAcker;
+
+    fn caps(&self) -> Caps {
+        Caps::new("lake", self.selection.stream(), Acknowledge::Prefix)
+    }
+
+    async fn next(&mut self) -> Result<Option<Change<LakeReader, LakeAcker>>, SourceError> {
+        if self.shards.is_none() {
+            self.shards = Some(self.open().await.map_err(source_error)?);
+        }
+        let next = self.shards.as_mut().and_then(VecDeque::pop_front);
+        Ok(next.map(|(shard, reader, acker)| Change::Assigned { shard, reader, acker }))
+    }
+}
+
+/// Spreads records over time.
+#[derive(Debug, Default)]
+struct Pace {
+    per_second: Option<NonZeroU32>,
+    /// When the next record may go.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// How many records may be taken at once: a tenth of a second's.
+    fn most(&self) -> usize {
+        self.per_second.map_or(usize::MAX, |rate| (rate.get() / 10).max(1) as usize)
+    }
+
+    /// When `records` may go, which nobody else gets then.
+    fn turn(&self, records: usize) -> Option<Instant> {
+        let rate = self.per_second?;
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let turn = next.map_or(now, |next| next.max(now));
+        let span = Duration::from_secs_f64(records as f64 / f64::from(rate.get()));
+        *next = Some(turn + span);
+        Some(turn)
+    }
+}
+
+/// Reads one shard of a replay.
+pub struct LakeReader {
+    records: ShardRecords,
+    run: Uuid,
+    pace: Arc<Pace>,
+    gaps: VecDeque<(Position, Position)>,
+    /// A record that was read, but lies behind a gap that has to be told first.
+    ahead: Option<streambreaker::Record>,
+    ended: bool,
+}
+
+impl fmt::Debug for LakeReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LakeReader").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+impl LakeReader {
+    async fn next(&mut self) -> Result<Option<streambreaker::Record>, LakeError> {
+        if let Some(record) = self.ahead.take() {
+            return Ok(Some(record));
+        }
+        let record = self.records.next().await?;
+        Ok(record.map(|record| record.with_delivery(Delivery::Replay { run: self.run })))
+    }
+
+    fn is_behind_gap(&self, record: &streambreaker::Record) -> bool {
+        self.gaps.front().is_some_and(|(_, before)| record.position() >= before)
+    }
+}
+
+#[async_trait]
+impl Reader for LakeReader {
+    async fn read(&mut self, room: Room) -> Result<Read, SourceError> {
+        let most = room.records.min(self.pace.most());
+        let (mut batch, mut bytes) = (Vec::new(), 0usize);
+        while batch.len() < most && bytes < room.bytes && !self.ended {
+            // what is at hand goes at once; only an empty batch waits for the store
+            if !batch.is_empty() && self.ahead.is_none() && !self.records.has_more_at_hand() {
+                break;
+            }
+            let Some(record) = self.next().await.map_err(source_error)? else {
+                self.ended = true;
+                break;
+            };
+            if self.is_behind_gap(&record) {
+                self.ahead = Some(record);
+                if !batch.is_empty() {
+                    break;
+                }
+                if let Some((from, to)) = self.gaps.pop_front() {
+                    return Ok(Read::Gap { from, to });
+                }
+            } else if !batch.is_empty() && bytes.saturating_add(record.size()) > room.bytes {
+                self.ahead = Some(record);
+                break;
+            } else {
+                bytes = bytes.saturating_add(record.size());
+                batch.push(record);
+            }
+        }
+        if batch.is_empty() && self.ended {
+            return Ok(Read::End);
+        }
+        if let Some(turn) = self.pace.turn(batch.len()) {
+            tokio::time::sleep_until(turn).await;
+        }
+        Ok(Read::Records { records: batch, behind: Behind::unknown() })
+    }
+}
+
+/// How far a shard of a run has come, as it is noted in the lake.
+#[derive(Serialize, Deserialize)]
+struct CursorDocument {
+    selection: Uuid,
+    settled: Position,
+}
+
+struct Cursor {
+    path: Path,
+    selection: Uuid,
+    settled: Option<Position>,
+}
+
+impl Cursor {
+    async fn open(
+        lake: &Lake,
+        selection: &Selection,
+        run: Uuid,
+        shard: &ShardId,
+    ) -> Result<Self, LakeError> {
+        let folder = lake.folder(selection.stream())?;
+        let file = format!("{folder}/_replays/{run}/{}.json", shard_folder(shard)?);
+        let path = Path::parse(&file).expect("encoded names have no segment that a path refuses");
+        let mut cursor = Self { path, selection: selection.fingerprint(), settled: None };
+        if let Some(bytes) = lake.document(&cursor.path).await? {
+            let document: CursorDocument = serde_json::from_slice(&bytes)
+                .map_err(|source| LakeError::Document { path: file, source })?;
+            if document.selection != cursor.selection {
+                return Err(LakeError::OtherSelection(run));
+            }
+            cursor.settled = Some(document.settled);
+        }
+        Ok(cursor)
+    }
+}
+
+/// Notes how far a shard of a replay is settled, where the run can be resumed.
+pub struct LakeAcker {
+    lake: Lake,
+    cursor: Option<Cursor>,
+}
+
+impl fmt::Debug for LakeAcker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LakeAcker(resumable: {})", self.cursor.is_some())
+    }
+}
+
+#[async_trait]
+impl Acker for LakeAcker {
+    async fn settle(&mut self, settled: Settled<'_>) -> Result<(), CommitError> {
+        let (Some(cursor), Settled::Through(position)) = (&mut self.cursor, settled) else {
+            return Ok(());
+        };
+        let document = CursorDocument { selection: cursor.selection, settled: position.clone() };
+        let bytes = serde_json::to_vec(&document).map_err(CommitError::transient)?;
+        self.lake
+            .replace(&cursor.path, Bytes::from(bytes))
+            .await
+            .map_err(CommitError::transient)?;
+        cursor.settled = Some(position.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,478 @@
+//! Resubmitting: a fault's records, sent again to the pipeline that refused them, and only there.
+//!
+//! One decision shaped this module: a fault is not read as a stream, it is *processed*: one fault is one call of
+//! [`Processor::process`], the finite batch that the core has for exactly that. So a group comes back as a group, alone, with
+//! groups closed before and after; the guards are those of live records; every new fault is stored before the call returns; and
+//! what became of the unit is its answer, which goes into the ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambreaker::clock::{Clock, SystemClock};
+use streambreaker::fault::FaultRecord;
+use streambreaker::{By, Delivery, FaultEvent, Position, Processor, Record, ShardId};
+use uuid::Uuid;
+
+use crate::assemble::assemble;
+use crate::error::LakeError;
+use crate::faults::{FaultSelection, FoundFaults};
+use crate::lake::Lake;
+use crate::ledger::{FaultState, Ledger, LedgerEntry, Row};
+use crate::manifest::Manifest;
+use crate::read::{Progress, ShardRecords};
+use crate::resubmit_report::{Refused, ResubmitReport};
+use crate::select::Selection;
+use crate::writer::same;
+
+/// Faults to be sent again: see [`Lake::resubmit`].
+#[must_use = "nothing is sent before `run`"]
+pub struct Resubmission {
+    lake: Lake,
+    selection: FaultSelection,
+    given: Option<Vec<FaultEvent>>,
+    by: By,
+    release: Option<String>,
+    most: usize,
+    attempts: u32,
+    rate: Option<NonZeroU32>,
+    stop_ratio: f64,
+    within: Duration,
+    trusted: bool,
+    unfinished: bool,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Resubmission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resubmission").field("selection", &self.selection).finish_non_exhaustive()
+    }
+}
+
+/// So many faults are sent before their ratio is judged.
+const JUDGED_FROM: u64 = 10;
+
+/// A fault that may be sent, with the records it is sent with.
+struct Ready {
+    fault: FaultEvent,
+    records: Vec<(Record, Uuid)>,
+}
+
+/// What is known of a stream.
+struct Known {
+    ledger: Ledger,
+    manifest: Manifest,
+}
+
+impl Lake {
+    /// Sends faults again, each to the pipeline that refused it.
+    ///
+    /// ```
+    /// use streambreaker::prelude::*;
+    /// use streambreaker::{By, Processor, Shutdown, memory};
+    /// use streambreaker_lake::{FaultLake, FaultSelection, Lake};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let lake = Lake::local(&folder)?;
+    /// fn numbers(lake: &Lake, most: u64) -> Result<Processor, streambreaker::BuildError> {
+    ///     Processor::builder("numbers")
+    ///         .source(memory::stream(["1", "20", "3"]))
+    ///         .faults(FaultLake::new(lake))
+    ///         .pipeline("small", move |flow| {
+    ///             flow.json::<u64>().validate(move |n| if *n > most { Err("too many") } else { Ok(()) })
+    ///         })
+    ///         .build()
+    /// }
+    /// numbers(&lake, 10)?.run(Shutdown::never()).await?;
+    ///
+    /// // a release later
+    /// let mended = numbers(&lake, 100)?;
+    /// let faults = FaultSelection::of("memory").pipeline("small");
+    /// let again = || lake.resubmit(faults.clone(), By::new("ada", "the limit was wrong"));
+    /// assert_eq!(again().dry_run(&mended).await?.sent, 1); // nothing is sent, nothing is noted
+    /// assert_eq!(again().run(&mended).await?.succeeded, 1);
+    /// assert_eq!(again().run(&mended).await?.settled_before, 1); // the same fault twice has one effect
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resubmit(&self, selection: FaultSelection, by: By) -> Resubmission {
+        Resubmission {
+            lake: self.clone(),
+            selection,
+            given: None,
+            by,
+            release: None,
+            most: 1_000,
+            attempts: 3,
+            rate: None,
+            stop_ratio: 0.5,
+            within: Duration::from_secs(60),
+            trusted: false,
+            unfinished: false,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Notes of a fault that it needs no processing; whether that was still open.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn dismiss(&self, stream: &str, fault: Uuid, by: &By) -> Result<bool, LakeError> {
+        let ledger = Ledger::open(self, stream)?;
+        let mut row = ledger.row(fault).await?;
+        if row.state().is_final() {
+            return Ok(false);
+        }
+        let entry = LedgerEntry {
+            state: FaultState::Dismissed,
+            at: SystemClock.now(),
+            run: Uuid::new_v4(),
+            who: by.who().to_owned(),
+            why: by.why().to_owned(),
+        };
+        ledger.append(fault, &mut row, entry).await
+    }
+
+    /// What was done about a fault, oldest first; nothing, if it is pending.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn ledger_of(
+        &self,
+        stream: &str,
+        fault: Uuid,
+    ) -> Result<Vec<LedgerEntry>, LakeError> {
+        Ok(Ledger::open(self, stream)?.row(fault).await?.entries)
+    }
+}
+
+impl Resubmission {
+    /// These faults, instead of those that lie in the lake: of a file, for example. What becomes of them is noted in the
+    /// lake all the same.
+    pub fn faults(mut self, faults: impl IntoIterator<Item = FaultEvent>) -> Self {
+        self.given = Some(faults.into_iter().collect());
+        self
+    }
+
+    /// The release that processes them, to be noted: what succeeds with the very release that failed may deserve a retry.
+    pub fn release(mut self, release: impl Into<String>) -> Self {
+        self.release = Some(release.into());
+        self
+    }
+
+    /// At most so many faults; 1,000 unless told.
+    pub fn most(mut self, faults: usize) -> Self {
+        self.most = faults;
+        self
+    }
+
+    /// A unit is sent so often at most, over all the faults that it became; 3 times unless told.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// At most so many faults a second; as fast as they are processed unless told.
+    pub fn rate(mut self, per_second: NonZeroU32) -> Self {
+        self.rate = Some(per_second);
+        self
+    }
+
+    /// Stops when more than this part of what was sent has failed again, from the tenth on; 0.5 unless told.
+    pub fn stop_at(mut self, ratio: f64) -> Self {
+        self.stop_ratio = ratio;
+        self
+    }
+
+    /// How long one fault may take; what is not decided by then is given back. A minute unless told.
+    pub fn within(mut self, span: Duration) -> Self {
+        self.within = span;
+        self
+    }
+
+    /// Sends faults also where id or records are not what they should be: somebody mended them by hand.
+    pub fn trusted(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    /// Sends faults also that were sent before by somebody who died, which may be a second time.
+    pub fn unfinished(mut self) -> Self {
+        self.unfinished = true;
+        self
+    }
+
+    /// The wall clock, for the ledger; the system's unless told.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Looks at everything and sends nothing: what would be sent, what is refused and why.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn dry_run(self, processor: &Processor) -> Result<ResubmitReport, LakeError> {
+        self.go(processor, true).await
+    }
+
+    /// Sends the faults, one after the other.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`]. What was sent until then is in the ledger.
+    ///
+    /// # Cancel safety
+    /// Dropped, the fault that is being sent stays noted as sent: how it ended is not known, and nobody sends it again unless
+    /// told ([`unfinished`](Self::unfinished)).
+    pub async fn run(self, processor: &Processor) -> Result<ResubmitReport, LakeError> {
+        self.go(processor, false).await
+    }
+
+    async fn go(mut self, processor: &Processor, dry: bool) -> Result<ResubmitReport, LakeError> {
+        let found = match self.given.take() {
+            Some(faults) => {
+                let more = faults.len() > self.most;
+                let faults = faults.into_iter().take(self.most).collect();
+                FoundFaults { faults, more, ..FoundFaults::default() }
+            }
+            None => self.lake.faults_up_to(&self.selection, self.most).await?,
+        };
+        let mut report = ResubmitReport {
+            considered: found.faults.len() as u64,
+            damaged: found.damaged.len() as u64,
+            more: found.more,
+            ..ResubmitReport::default()
+        };
+        let mut streams: BTreeMap<String, Known> = BTreeMap::new();
+        let run = Uuid::new_v4();
+        for fault in assemble(found.faults, &mut report.refused) {
+            let id = fault.id;
+            let stream = fault.records.first().map_or_else(
+                || self.selection.stream().to_owned(),
+                |r| r.record.stream().to_owned(),
+            );
+            if !streams.contains_key(&stream) {
+                let ledger = Ledger::open(&self.lake, &stream)?;
+                let manifest = self.lake.manifest(&stream).await?;
+                streams.insert(stream.clone(), Known { ledger, manifest });
+            }
+            let Some(known) = streams.get(&stream) else { continue };
+            let mut row = known.ledger.row(id).await?;
+            if row.state().is_final() {
+                report.settled_before += 1;
+                continue;
+            }
+            match self.check(processor, fault, &row, known).await? {
+                Err(refused) => {
+                    report.refused.insert(id, refused);
+                }
+                Ok(ready) if dry => {
+                    report.sent += 1;
+                    report.records += ready.records.len() as u64;
+                }
+                Ok(ready) => {
+                    if let Err(refused) =
+                        self.send(processor, ready, &mut row, known, run, &mut report).await?
+                    {
+                        report.refused.insert(id, refused);
+                    } else if let Some(rate) = self.rate {
+                        tokio::time::sleep(Duration::from_secs(1) / rate.get()).await;
+                    }
+                    let failed = report.failed_again.len() as f64;
+                    if report.sent >= JUDGED_FROM && failed > report.sent as f64 * self.stop_ratio {
+                        report.stopped = true;
+                        break;
+                    }
+                }
+            }
+        }
+        if !dry {
+            tracing::info!(
+                target: "streambreaker::audit", who = self.by.who(), why = self.by.why(),
+                processor = processor.name(), stream = self.selection.stream(), sent = report.sent,
+                succeeded = report.succeeded, "faults were resubmitted",
+            );
+        }
+        Ok(report)
+    }
+
+    /// Whether a fault may be sent, and with which records.
+    async fn check(
+        &self,
+        processor: &Processor,
+        fault: FaultEvent,
+        row: &Row,
+        known: &Known,
+    ) -> Result<Result<Ready, Refused>, LakeError> {
+        if !self.trusted && fault.computed_id() != fault.id {
+            return Ok(Err(Refused::OtherId));
+        }
+        if fault.processor != processor.name() {
+            return Ok(Err(Refused::OtherProcessor { processor: fault.processor }));
+        }
+        if !processor.has_pipeline(&fault.pipeline) {
+            return Ok(Err(Refused::NoPipeline { pipeline: fault.pipeline }));
+        }
+        if matches!(row.state(), FaultState::Resubmitted { .. }) && !self.unfinished {
+            return Ok(Err(Refused::Unfinished));
+        }
+        let attempts = fault.resubmits.saturating_add(row.attempts());
+        if attempts >= self.attempts {
+            return Ok(Err(Refused::TooOften { attempts }));
+        }
+        let held = self.lake.held(&known.manifest, &fault.records).await?;
+        let mut records = Vec::with_capacity(fault.records.len());
+        for faulted in &fault.records {
+            let FaultRecord { record, part, claim } = faulted;
+            let position = record.position().to_string();
+            let held = held.get(&(record.shard().clone(), record.position().clone())).cloned();
+            let record = match (claim, held) {
+                (Some(_), None) => return Ok(Err(Refused::NoRecord { position })),
+                (Some(_), Some(held)) => held,
+                (None, Some(held)) if !self.trusted && !same(&held, record) => {
+                    return Ok(Err(Refused::OtherRecord { position }));
+                }
+                (None, _) => record.clone(),
+            };
+            let attempt = attempts.saturating_add(1);
+            let delivery = Delivery::Resubmit { fault: fault.id, attempt, part: part.clone() };
+            let work = work_id(&fault, faulted);
+            records.push((record.with_delivery(delivery), work));
+        }
+        Ok(Ok(Ready { fault, records }))
+    }
+
+    fn entry(&self, state: FaultState, run: Uuid) -> LedgerEntry {
+        let (who, why) = (self.by.who().to_owned(), self.by.why().to_owned());
+        LedgerEntry { state, at: self.clock.now(), run, who, why }
+    }
+
+    /// Sends a fault, and notes what becomes of it.
+    async fn send(
+        &self,
+        processor: &Processor,
+        ready: Ready,
+        row: &mut Row,
+        known: &Known,
+        run: Uuid,
+        report: &mut ResubmitReport,
+    ) -> Result<Result<(), Refused>, LakeError> {
+        let Ready { fault, records } = ready;
+        let (id, ledger) = (fault.id, &known.ledger);
+        let attempt = row.attempts().saturating_add(1);
+        let sent = self.entry(FaultState::Resubmitted { attempt }, run);
+        if !ledger.append(id, row, sent).await? {
+            return Ok(Err(Refused::Concurrent));
+        }
+        let mut mine: Vec<(Record, Uuid)> = Vec::with_capacity(records.len());
+        for (record, work) in records {
+            match ledger.claim(work, id).await? {
+                None => mine.push((record, work)),
+                Some(owner) => match ledger.row(owner).await?.state() {
+                    // another fault held it too, and that was processed
+                    FaultState::Succeeded { .. } => {}
+                    FaultState::Resubmitted { .. } => {
+                        self.give_up(ledger, &mine).await?;
+                        ledger.append(id, row, self.entry(FaultState::Pending, run)).await?;
+                        return Ok(Err(Refused::Concurrent));
+                    }
+                    _ => {
+                        ledger.take_over(work, id).await?;
+                        mine.push((record, work));
+                    }
+                },
+            }
+        }
+        report.sent += 1;
+        report.records += mine.len() as u64;
+        let outcome = processor
+            .process(mine.iter().map(|(record, _)| record.clone()))
+            .only(&*fault.pipeline)
+            .within(self.within)
+            .await;
+        let state = if !outcome.faults.is_empty() {
+            report.failed_again.insert(id, outcome.faults.clone());
+            FaultState::FailedAgain { faults: outcome.faults }
+        } else if !outcome.returned.is_empty() {
+            report.returned.push(id);
+            FaultState::Pending
+        } else {
+            report.succeeded += 1;
+            FaultState::Succeeded { release: self.release.clone() }
+        };
+        if !matches!(state, FaultState::Succeeded { .. }) {
+            // what was settled all the same keeps its claim only within this fault
+            self.give_up(ledger, &mine).await?;
+        }
+        ledger.append(id, row, self.entry(state, run)).await?;
+        Ok(Ok(()))
+    }
+
+    async fn give_up(&self, ledger: &Ledger, mine: &[(Record, Uuid)]) -> Result<(), LakeError> {
+        for (_, work) in mine {
+            ledger.give_up(*work).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A name for the work of a pipeline on a record, or on a part of one, whatever fault it is in.
+fn work_id(fault: &FaultEvent, faulted: &FaultRecord) -> Uuid {
+    let record = &faulted.record;
+    let mut name = Vec::new();
+    let position = record.position().to_string();
+    let part: Vec<u8> = faulted.part.indices().iter().flat_map(|i| i.to_be_bytes()).collect();
+    for field in [
+        fault.processor.as_bytes(),
+        fault.pipeline.as_bytes(),
+        record.stream().as_bytes(),
+        record.shard().as_str().as_bytes(),
+        position.as_bytes(),
+        &part,
+    ] {
+        name.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        name.extend_from_slice(field);
+    }
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
+}
+
+impl Lake {
+    /// The records that the lake holds where these lie, by shard and position. Each group of rows is read once.
+    async fn held(
+        &self,
+        manifest: &Manifest,
+        like: &[FaultRecord],
+    ) -> Result<BTreeMap<(ShardId, Position), Record>, LakeError> {
+        let mut wanted: BTreeMap<&ShardId, BTreeSet<&Position>> = BTreeMap::new();
+        for FaultRecord { record, .. } in
+            like.iter().filter(|r| r.record.stream() == manifest.stream)
+        {
+            wanted.entry(record.shard()).or_default().insert(record.position());
+        }
+        let mut held = BTreeMap::new();
+        for (shard, positions) in wanted {
+            let (Some(first), Some(last)) = (positions.first(), positions.last()) else { continue };
+            let selection = Selection::of(&*manifest.stream)
+                .shard(shard.clone())
+                .positions((*first).clone(), (*last).clone());
+            let objects = manifest
+                .objects
+                .iter()
+                .filter(|object| selection.may_be_in(&object.footer))
+                .cloned()
+                .collect();
+            let (selection, progress) = (Arc::new(selection), Progress::default());
+            let mut records = ShardRecords::new(self.clone(), selection, progress, objects, None);
+            while let Some(record) = records.next().await? {
+                if positions.contains(record.position()) {
+                    held.insert((shard.clone(), record.position().clone()), record);
+                }
+            }
+        }
+        Ok(held)
+    }
+}

@@ -1,0 +1,369 @@
+//! The replay: what it yields is what the stream yielded.
+
+mod support;
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use streambreaker::flow::{NewEvent, OnReplay};
+use streambreaker::memory::Collect;
+use streambreaker::prelude::*;
+use streambreaker::sink::{OutcomeLog, Sink};
+use streambreaker::{Delivery, Position, Record, Report, RunError, Source, memory};
+use streambreaker_lake::{Damage, Lake, LakeWriter, Selection};
+use support::{Shaky, TEN, record, records, store, stream_of};
+use uuid::Uuid;
+
+async fn write(lake: &Lake, items: &[Record]) {
+    let mut log = OutcomeLog::new(items.len());
+    LakeWriter::new(lake).write(items, &mut log.outcomes()).await.unwrap();
+    assert!((0..items.len()).all(|at| log.is_done(at)));
+}
+
+/// A processor that collects the records it gets.
+fn collecting() -> (Processor, Collect<Record>) {
+    let found = Collect::new();
+    let target = found.clone();
+    let collect = Resource::builder("collect").timeout(Duration::from_secs(1)).build().unwrap();
+    let processor = Processor::builder("replayed")
+        .faults(memory::faults())
+        .pipeline("collect", move |flow| {
+            flow.map(|received: Received| received.record().clone())
+                .bulk_write(&collect, target.clone())
+                .in_flight(1)
+                .window(Window::items(50).linger(Duration::from_millis(5)))
+        })
+        .build()
+        .unwrap();
+    (processor, found)
+}
+
+async fn run(source: impl Source) -> (Report, Vec<Record>) {
+    let (processor, found) = collecting();
+    let report = processor.run_from(source, Shutdown::never()).await.unwrap();
+    (report, found.items())
+}
+
+/// As the stream had it.
+fn live(records: Vec<Record>) -> Vec<Record> {
+    records.into_iter().map(|record| record.with_delivery(Delivery::Live)).collect()
+}
+
+fn by_shard(mut records: Vec<Record>) -> Vec<Record> {
+    // stable: the order within a shard is what is compared
+    records.sort_by(|a, b| a.shard().cmp(b.shard()));
+    records
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_a_replay_yields_what_the_stream_yielded() {
+    let shaky = Shaky::default();
+    let mut all = records("orders", "0", 0..150);
+    all.extend(records("orders", "1", 0..40));
+    all.push(Record::new("orders", "1", Position::from(90), &b"\xff not JSON"[..]));
+    let stream = stream_of("orders", &all);
+    let lake = shaky.lake();
+    store(&stream, &LakeWriter::new(&lake).records(30).linger(Duration::from_millis(500))).await;
+    let before = (stream.committed("lake", 0), stream.committed("lake", 1));
+
+    let source = lake.replay(Selection::of("orders"));
+    let (run_id, progress) = (source.run_id(), source.progress());
+    let (report, found) = run(source).await;
+    assert_eq!(report.pipelines["collect"].done, 191);
+    assert!(found.iter().all(|record| *record.delivery() == Delivery::Replay { run: run_id }));
+    assert_eq!(by_shard(live(found)), all);
+    // the live checkpoint is where it was
+    assert_eq!((stream.committed("lake", 0), stream.committed("lake", 1)), before);
+    let counts = progress.counts();
+    assert_eq!(
+        (counts.records, counts.objects, counts.damaged.len()),
+        (191, counts.objects_read, 0)
+    );
+    assert_eq!(counts.stored_bytes, counts.stored_bytes_read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_dry_run_counts_and_changes_nothing() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(&lake, &records("orders", "0", 0..100)).await;
+    let before = shaky.paths().await;
+    let selection =
+        Selection::of("orders").kind("started").from(TEN.plus(Duration::from_secs(3_600)));
+    let found = lake.dry_run(&selection).await.unwrap();
+    assert_eq!(shaky.paths().await, before);
+    let (_, replayed) = run(lake.replay(selection)).await;
+    assert_eq!(found.records, replayed.len() as u64);
+    assert_eq!(found.bytes, replayed.iter().map(|record| record.size() as u64).sum::<u64>());
+    assert_eq!(found.records, (60..100).filter(|n| n % 3 == 0).count() as u64);
+    assert_eq!(lake.dry_run(&Selection::of("nothing")).await.unwrap().records, 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn l6_a_selection_takes_what_a_look_through_all_takes(
+        shard in proptest::option::of(0u64..2),
+        from in proptest::option::of(0u64..150),
+        until in proptest::option::of(0u64..150),
+        positions in proptest::option::of((0u64..150, 0u64..60)),
+        kind in proptest::option::of("started|ended|other"),
+        key in proptest::option::of(0u64..8),
+        id in proptest::option::of((0u64..2, 0u64..150)),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let shaky = Shaky::default();
+            let lake = shaky.lake();
+            let mut all = Vec::new();
+            for shard in ["0", "1"] {
+                for chunk in records("orders", shard, 0..120).chunks(50) {
+                    write(&lake, chunk).await;
+                    all.extend_from_slice(chunk);
+                }
+            }
+            let minute = |n: u64| TEN.plus(Duration::from_secs(60 * n));
+            let mut selection = Selection::of("orders");
+            let mut expected = all;
+            if let Some(shard) = shard {
+                selection = selection.shard(shard.to_string());
+                expected.retain(|r| r.shard().as_str() == shard.to_string());
+            }
+            if let Some(from) = from {
+                selection = selection.from(minute(from));
+                expected.retain(|r| r.arrival() >= minute(from));
+            }
+            if let Some(until) = until {
+                selection = selection.until(minute(until));
+                expected.retain(|r| r.arrival() < minute(until));
+            }
+            if let Some((first, len)) = positions {
+                selection = selection.positions(first.into(), (first + len).into());
+                expected.retain(|r| (first..=first + len).contains(&r.position().as_u64().unwrap()));
+            }
+            if let Some(kind) = kind {
+                let wanted = format!("\"{kind}\"");
+                selection = selection.kind(kind);
+                expected.retain(|r| std::str::from_utf8(r.payload()).unwrap().contains(&wanted));
+            }
+            if let Some(key) = key {
+                selection = selection.key(format!("k{key}"));
+                expected.retain(|r| r.key().unwrap() == format!("k{key}").as_bytes());
+            }
+            if let Some((shard, n)) = id {
+                let id = format!("{shard}-{n}");
+                let wanted = format!("\"{id}\"");
+                selection = selection.id(id);
+                expected.retain(|r| std::str::from_utf8(r.payload()).unwrap().contains(&wanted));
+            }
+            let (_, found) = run(lake.replay(selection)).await;
+            assert_eq!(by_shard(live(found)), by_shard(expected));
+        });
+    }
+
+    #[test]
+    fn l6_a_resumable_run_that_is_killed_goes_on_where_it_was(lives in proptest::collection::vec(1u64..2_500, 0..6)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let shaky = Shaky::default();
+            let lake = shaky.lake();
+            let all = records("orders", "0", 0..400);
+            for chunk in all.chunks(60) {
+                write(&lake, chunk).await;
+            }
+            let name = Uuid::from_u128(7);
+            let replay = || {
+                let rate = NonZeroU32::new(100).unwrap();
+                lake.replay(Selection::of("orders")).resumable(name).rate(rate)
+            };
+            let mut found: Vec<Record> = Vec::new();
+            for millis in lives {
+                let (processor, some) = collecting();
+                let _ = tokio::time::timeout(Duration::from_millis(millis), processor.run_from(replay(), Shutdown::never())).await;
+                found.extend(some.items());
+            }
+            found.extend(run(replay()).await.1);
+            // what was not settled comes again, and nothing is left out
+            let mut positions: Vec<u64> = found.iter().map(|r| r.position().as_u64().unwrap()).collect();
+            positions.sort_unstable();
+            positions.dedup();
+            assert_eq!(positions.len(), 400);
+            assert!(found.iter().all(|r| *r.delivery() == Delivery::Replay { run: name }));
+            // at its end there is nothing left of it
+            assert_eq!(run(replay()).await.1.len(), 0);
+            let other = lake.replay(Selection::of("orders").kind("started")).resumable(name);
+            let (processor, _) = collecting();
+            let refused = processor.run_from(other, Shutdown::never()).await;
+            assert!(matches!(refused, Err(RunError::Ended { .. })), "another selection under the same id");
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_rate_holds_over_all_shards() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for shard in ["0", "1", "2"] {
+        write(&lake, &records("orders", shard, 0..200)).await;
+    }
+    let began = tokio::time::Instant::now();
+    let source = lake.replay(Selection::of("orders")).rate(NonZeroU32::new(50).unwrap());
+    let (_, found) = run(source).await;
+    assert_eq!(found.len(), 600);
+    let took = began.elapsed().as_secs_f64();
+    assert!((11.5..13.5).contains(&took), "600 records at 50 a second took {took} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_l7_nothing_is_published_and_marked_steps_are_muted() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(&lake, &records("orders", "0", 0..20)).await;
+    let (published, kept, muted) = (Collect::new(), Collect::new(), Collect::new());
+    let targets = (published.clone(), kept.clone(), muted.clone());
+    let guard = Resource::builder("effects").timeout(Duration::from_secs(1)).build().unwrap();
+    let processor = Processor::builder("effects")
+        .faults(memory::faults())
+        .pipeline("effects", move |flow| {
+            let (published, kept, muted) = targets.clone();
+            flow.map(|received: Received| received.payload().clone())
+                .bulk_write(&guard, kept)
+                .bulk_write(&guard, muted)
+                .on_replay(OnReplay::Mute)
+                .try_map(|_| NewEvent::json("copied", &1))
+                .publish(&guard, published)
+        })
+        .build()
+        .unwrap();
+    let report =
+        processor.run_from(lake.replay(Selection::of("orders")), Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["effects"].done, 20);
+    assert_eq!((kept.len(), muted.len(), published.len()), (20, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_what_cannot_be_read_is_skipped_told_and_a_gap_in_the_report() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..90);
+    // one writer, so that its objects join
+    let writer = LakeWriter::new(&lake);
+    for chunk in all.chunks(30) {
+        let mut log = OutcomeLog::new(chunk.len());
+        writer.write(chunk, &mut log.outcomes()).await.unwrap();
+    }
+    let middle =
+        shaky.paths().await.into_iter().find(|path| path.ends_with("0-30-59.parquet")).unwrap();
+    shaky.put_bytes(&middle, "not Parquet any more").await;
+    let source = lake.replay(Selection::of("orders"));
+    let progress = source.progress();
+    let (report, found) = run(source).await;
+    assert_eq!(found.len(), 60);
+    let gap = report.gaps.first().expect("a gap");
+    assert_eq!((&gap.from, &gap.to), (&"29".to_owned(), &"60".to_owned()));
+    let damaged = progress.counts().damaged;
+    assert!(matches!(&damaged[..], [(path, Damage::Torn(_))] if *path == middle), "{damaged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_a_group_whose_bytes_changed_is_never_yielded() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(&lake, &records("orders", "0", 0..60)).await;
+    let path = shaky.paths().await.remove(0);
+    let whole = shaky.bytes_of(&path).await;
+    for at in (4..whole.len()).step_by(97) {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 0x10;
+        shaky.put_bytes(&path, bytes).await;
+        let (_, found) = run(lake.replay(Selection::of("orders"))).await;
+        assert!(found.is_empty() || live(found) == records("orders", "0", 0..60), "byte {at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_lie_in_two_objects_are_yielded_once_and_in_order() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..100);
+    shaky.hide_new(100);
+    for range in [0..40usize, 20..60, 30..35, 50..100, 0..5] {
+        write(&lake, &all[range]).await;
+    }
+    shaky.show_all();
+    let (_, found) = run(lake.replay(Selection::of("orders"))).await;
+    assert_eq!(live(found), all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_while_is_waited_for() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for chunk in records("orders", "0", 0..100).chunks(20) {
+        write(&lake, chunk).await;
+    }
+    shaky.reads_fail(7);
+    let source = lake.replay(Selection::of("orders"));
+    let progress = source.progress();
+    let (_, found) = run(source).await;
+    assert_eq!(live(found), records("orders", "0", 0..100));
+    assert_eq!((progress.counts().objects, progress.counts().objects_read), (5, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l9_a_replay_faults_as_the_stream_does_and_the_same_run_makes_the_same_fault() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(
+        &lake,
+        &[
+            record("orders", "0", 1),
+            Record::new("orders", "0", Position::from(2), "poison").with_arrival(TEN),
+        ],
+    )
+    .await;
+    let mut ids = Vec::new();
+    for run in [1, 1, 2] {
+        let faults = memory::faults();
+        let processor = Processor::builder("numbers")
+            .faults(faults.clone())
+            .pipeline("json", |flow| flow.json::<serde_json::Value>())
+            .build()
+            .unwrap();
+        let source = lake.replay(Selection::of("orders"));
+        // a run of its own each time, but under a chosen name
+        let source = source.resumable(Uuid::from_u128(run));
+        processor.run_from(source, Shutdown::never()).await.unwrap();
+        ids.extend(faults.events().iter().map(|fault| fault.id));
+        for path in shaky.paths().await.iter().filter(|path| path.contains("_replays")) {
+            shaky.remove(path).await;
+        }
+    }
+    assert_eq!(ids.len(), 3);
+    assert_eq!(ids[0], ids[1]);
+    assert_ne!(ids[0], ids[2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_what_the_stream_forgot_is_read_from_the_lake_into_the_component() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..100);
+    for chunk in all.chunks(30) {
+        write(&lake, chunk).await;
+    }
+    let stream = stream_of("orders", &all);
+    stream.close();
+    stream.truncate(0, &Position::from(40));
+    let (processor, found) = collecting();
+    let report = processor.run_from(stream.consumer("view"), Shutdown::never()).await.unwrap();
+    assert_eq!(found.len(), 60);
+    assert_eq!(report.gaps.len(), 1);
+    let repair = lake.replay(Selection::missing(&report.gaps[0]).unwrap());
+    processor.run_from(repair, Shutdown::never()).await.unwrap();
+    let mut positions: Vec<u64> =
+        found.items().iter().map(|record| record.position().as_u64().unwrap()).collect();
+    positions.sort_unstable();
+    assert_eq!(positions, (0..100).collect::<Vec<_>>(), "each of them once");
+}

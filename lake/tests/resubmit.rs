@@ -1,0 +1,385 @@
+//! Faults in the lake, sent again: to the pipeline that refused them, and once.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use streambreaker::memory::Collect;
+use streambreaker::prelude::*;
+use streambreaker::sink::{OutcomeLog, Sink};
+use streambreaker::{By, Class, FaultEvent, Position, Record, memory};
+use streambreaker_lake::{
+    FaultLake, FaultSelection, FaultState, Lake, LakeWriter, Refused, Resubmission,
+};
+use support::{Fail, Shaky, TEN};
+use uuid::Uuid;
+
+/// What a component does with numbers: how often it did it.
+#[derive(Clone, Default)]
+struct Effects(Arc<Mutex<BTreeMap<u64, u32>>>);
+
+impl Effects {
+    fn add(&self, n: u64) {
+        *self.0.lock().unwrap().entry(n).or_default() += 1;
+    }
+
+    fn of(&self, n: u64) -> u32 {
+        self.0.lock().unwrap().get(&n).copied().unwrap_or(0)
+    }
+}
+
+fn numbers(range: std::ops::Range<u64>) -> Vec<Record> {
+    range
+        .map(|n| Record::new("numbers", "0", Position::from(n), n.to_string()).with_arrival(TEN))
+        .collect()
+}
+
+/// A component that refuses what `bad` says; both pipelines note what they do.
+fn component(lake: &Lake, effects: &Effects, bad: fn(u64) -> bool) -> Processor {
+    let (one, other) = (effects.clone(), effects.clone());
+    Processor::builder("numbers")
+        .release("1.0")
+        .faults(FaultLake::new(lake))
+        .pipeline("one", move |flow| {
+            let effects = one.clone();
+            flow.json::<u64>()
+                .validate(move |n| if bad(*n) { Err("not yet") } else { Ok(()) })
+                .inspect(move |n| effects.add(**n))
+        })
+        .pipeline("other", move |flow| {
+            let effects = other.clone();
+            flow.json::<u64>().inspect(move |n| effects.add(1_000 + **n))
+        })
+        .build()
+        .unwrap()
+}
+
+fn by() -> By {
+    By::new("ada", "mended")
+}
+
+fn all() -> FaultSelection {
+    FaultSelection::of("numbers")
+}
+
+fn again(lake: &Lake) -> Resubmission {
+    lake.resubmit(all(), by()).release("1.1")
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_a_fault_goes_to_the_pipeline_that_refused_it_and_only_there_and_once() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let outcome = component(&lake, &effects, |n| n % 3 == 0).process(numbers(0..9)).await;
+    assert_eq!(outcome.faults.len(), 3);
+    assert_eq!((effects.of(3), effects.of(1_003)), (0, 1));
+
+    let mended = component(&lake, &effects, |_| false);
+    let before = shaky.paths().await;
+    let report = again(&lake).dry_run(&mended).await.unwrap();
+    assert_eq!((report.sent, report.records, shaky.paths().await), (3, 3, before));
+    let report = again(&lake).run(&mended).await.unwrap();
+    assert_eq!((report.sent, report.succeeded, report.refused.len()), (3, 3, 0), "{report}");
+    assert_eq!((effects.of(3), effects.of(1_003)), (1, 1));
+    // the same faults twice have one effect
+    let report = again(&lake).run(&mended).await.unwrap();
+    assert_eq!((report.sent, report.settled_before), (0, 3));
+    assert_eq!(effects.of(3), 1);
+    let row = lake.ledger_of("numbers", outcome.faults[0]).await.unwrap();
+    let states: Vec<FaultState> = row.iter().map(|entry| entry.state.clone()).collect();
+    let succeeded = FaultState::Succeeded { release: Some("1.1".into()) };
+    assert_eq!(states, [FaultState::Resubmitted { attempt: 1 }, succeeded]);
+    assert_eq!((&*row[0].who, &*row[0].why), ("ada", "mended"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_a_unit_that_fails_again_links_its_new_fault_and_has_an_end() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let broken = component(&lake, &effects, |n| n == 3);
+    let first = broken.process(numbers(0..9)).await.faults[0];
+    let mut fault = first;
+    for attempt in 1..=3 {
+        let report = again(&lake).run(&broken).await.unwrap();
+        let new = report.failed_again[&fault].clone();
+        assert_eq!(new.len(), 1);
+        let found = lake.faults(&all().id(new[0])).await.unwrap().faults.remove(0);
+        assert_eq!((found.parent, found.resubmits), (Some(fault), attempt));
+        fault = new[0];
+    }
+    // the loop guard
+    let report = again(&lake).run(&broken).await.unwrap();
+    assert_eq!(report.refused[&fault], Refused::TooOften { attempts: 3 });
+    assert_eq!(effects.of(3), 0);
+    assert!(lake.dismiss("numbers", fault, &by()).await.unwrap());
+    assert!(!lake.dismiss("numbers", fault, &by()).await.unwrap(), "it is not open any more");
+    let report = again(&lake).run(&broken).await.unwrap();
+    assert_eq!((report.settled_before, report.refused.len()), (4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_stops_when_too_many_fail_again() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let broken = component(&lake, &effects, |n| n % 2 == 0);
+    broken.process(numbers(0..100)).await;
+    let report = again(&lake).run(&broken).await.unwrap();
+    assert!(report.stopped);
+    assert_eq!((report.considered, report.sent), (50, 10));
+    let report = again(&lake).most(5).run(&component(&lake, &effects, |_| false)).await.unwrap();
+    assert!(report.more);
+    assert_eq!(report.considered, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_two_at_once_send_a_fault_once() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n < 20).process(numbers(0..40)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let (a, b) = tokio::join!(again(&lake).run(&mended), again(&lake).run(&mended));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert_eq!(a.succeeded + b.succeeded, 20, "{a}\n{b}");
+    assert!((0..20).all(|n| effects.of(n) == 1), "one effect each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_whoever_dies_while_sending_leaves_it_to_people_to_send_again() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n < 5).process(numbers(0..10)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let cut = tokio::time::timeout(Duration::from_millis(130), again(&lake).run(&mended)).await;
+    assert!(cut.is_err(), "it is killed in the middle");
+    let report = again(&lake).run(&mended).await.unwrap();
+    let unfinished = report.refused.values().filter(|why| **why == Refused::Unfinished).count();
+    assert_eq!(unfinished, report.refused.len());
+    assert!((0..5).all(|n| effects.of(n) <= 1), "none of them twice");
+    let report = again(&lake).unfinished().run(&mended).await.unwrap();
+    assert_eq!(report.succeeded, unfinished as u64);
+    assert!((0..5).all(|n| effects.of(n) >= 1), "and all of them once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_loses_replies_keeps_the_ledger_right() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n < 5).process(numbers(0..10)).await;
+    let mended = component(&lake, &effects, |_| false);
+    for nth in 0..16 {
+        // the nth write of a run is stored, but its answer is an error: the run ends there
+        shaky.writes(std::iter::repeat_n(Fail::Not, nth % 4).chain([Fail::LosesReply]));
+        let _ = again(&lake).run(&mended).await;
+        shaky.writes_as_ever();
+    }
+    assert!((0..5).all(|n| effects.of(n) <= 1), "none of them twice");
+    again(&lake).unfinished().run(&mended).await.unwrap();
+    let report = again(&lake).run(&mended).await.unwrap();
+    assert_eq!((report.settled_before, report.sent), (5, 0), "{report}");
+}
+
+/// A fault that came back by hand, or from elsewhere.
+async fn tampered(lake: &Lake, change: impl Fn(&mut FaultEvent)) -> Vec<FaultEvent> {
+    let mut faults = lake.faults(&all()).await.unwrap().faults;
+    faults.iter_mut().for_each(change);
+    faults
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_a_fault_that_comes_back_is_input() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let mut log = OutcomeLog::new(10);
+    LakeWriter::new(&lake).write(&numbers(0..10), &mut log.outcomes()).await.unwrap();
+    component(&lake, &effects, |n| n == 3).process(numbers(0..10)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let run = |faults: Vec<FaultEvent>| {
+        let (lake, mended) = (lake.clone(), mended.clone());
+        async move {
+            let report = lake.resubmit(all(), by()).faults(faults).run(&mended).await.unwrap();
+            assert_eq!(report.sent, 0, "{report}");
+            report.refused.into_values().next().unwrap()
+        }
+    };
+    let other_id = tampered(&lake, |fault| fault.id = Uuid::from_u128(1)).await;
+    assert_eq!(run(other_id).await, Refused::OtherId);
+    let other_pipeline = tampered(&lake, |fault| {
+        fault.pipeline = "gone".into();
+        fault.id = fault.computed_id();
+    })
+    .await;
+    assert_eq!(run(other_pipeline).await, Refused::NoPipeline { pipeline: "gone".into() });
+    let other_processor = tampered(&lake, |fault| {
+        fault.processor = "letters".into();
+        fault.id = fault.computed_id();
+    })
+    .await;
+    let expected = Refused::OtherProcessor { processor: "letters".into() };
+    assert_eq!(run(other_processor).await, expected);
+    // a position names a record, so its id does not tell; the lake does
+    let other_record = tampered(&lake, |fault| {
+        let record = &fault.records[0].record;
+        fault.records[0].record =
+            Record::new("numbers", "0", record.position().clone(), "5").with_arrival(TEN);
+    })
+    .await;
+    assert_eq!(run(other_record.clone()).await, Refused::OtherRecord { position: "3".into() });
+    assert_eq!((effects.of(3), effects.of(5)), (0, 1));
+    let trusted = lake.resubmit(all(), by()).faults(other_record).trusted();
+    assert_eq!(trusted.run(&mended).await.unwrap().succeeded, 1);
+    assert_eq!(effects.of(5), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_was_left_out_of_its_fault_is_fetched_from_the_lake() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n == 3).process(numbers(0..10)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let claimed =
+        tampered(&lake, |fault| fault.records[0] = fault.records[0].claimed("lake")).await;
+    let send = || lake.resubmit(all(), by()).faults(claimed.clone());
+    let refused = send().run(&mended).await.unwrap().refused;
+    assert_eq!(refused.into_values().next(), Some(Refused::NoRecord { position: "3".into() }));
+    let mut log = OutcomeLog::new(10);
+    LakeWriter::new(&lake).write(&numbers(0..10), &mut log.outcomes()).await.unwrap();
+    assert_eq!(send().run(&mended).await.unwrap().succeeded, 1);
+    assert_eq!(effects.of(3), 1);
+}
+
+/// A component that adds numbers up in groups of `size`.
+fn sums(lake: &Lake, size: usize, found: &Collect<Vec<u64>>, bad: bool) -> Processor {
+    let found = found.clone();
+    let guard = Resource::builder("sums").timeout(Duration::from_secs(1)).build().unwrap();
+    Processor::builder("sums")
+        .faults(FaultLake::new(lake))
+        .flood_guard(streambreaker::fault::FloodGuard::off())
+        .pipeline("sums", move |flow| {
+            let found = found.clone();
+            flow.json::<u64>().group_by(|n| **n % 2, Window::items(size)).call(
+                &guard,
+                async move |group: &Group<u64, Event<u64>>| {
+                    if bad && group.key == 1 {
+                        return Err("no odd ones").fault();
+                    }
+                    let values: Vec<u64> = group.items.iter().map(|n| **n).collect();
+                    let mut log = OutcomeLog::new(1);
+                    found.write(&[values], &mut log.outcomes()).await
+                },
+            )
+        })
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_f2_a_group_comes_back_as_a_group_and_overlapping_ones_apply_a_record_once() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let found = Collect::new();
+    // the same records, grouped differently in two lives: two faults that overlap
+    sums(&lake, 100, &found, true).process(numbers(0..20)).await;
+    sums(&lake, 100, &found, true).process(numbers(10..30)).await;
+    let faults = lake.faults(&all()).await.unwrap().faults;
+    assert_eq!(faults.iter().map(|fault| fault.records.len()).collect::<Vec<_>>(), [10, 10]);
+    let found = Collect::new();
+    let report = again(&lake).run(&sums(&lake, 3, &found, false)).await.unwrap();
+    assert_eq!((report.succeeded, report.records), (2, 15));
+    let mut groups = found.items();
+    groups.sort_by_key(Vec::len);
+    assert_eq!(
+        groups.iter().map(Vec::len).collect::<Vec<_>>(),
+        [5, 10],
+        "whole, and each record once"
+    );
+    let mut all: Vec<u64> = groups.concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..30).filter(|n| n % 2 == 1).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_are_found_by_what_they_say_and_each_once() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let broken = component(&lake, &effects, |n| n == 3);
+    broken.process(numbers(0..10)).await;
+    // the same again, in another object
+    broken.process(numbers(3..9)).await;
+    broken.process([Record::new("numbers", "0", Position::from(90), "x")]).await;
+    let count =
+        async |selection: FaultSelection| lake.faults(&selection).await.unwrap().faults.len();
+    assert_eq!(count(all()).await, 3);
+    assert_eq!(count(all().stage("validate")).await, 1);
+    assert_eq!(count(all().pipeline("other")).await, 1);
+    assert_eq!(count(all().class(Class::Transient)).await, 0);
+    assert_eq!(count(all().release("1.0")).await, 3);
+    assert_eq!(count(all().release("2.0")).await, 0);
+    assert_eq!(count(FaultSelection::of("other")).await, 0);
+    let one = lake.faults(&all().stage("validate")).await.unwrap().faults.remove(0);
+    assert_eq!(count(all().fingerprint(&*one.fingerprint).since(one.timestamp)).await, 1);
+    assert_eq!(count(all().until(one.timestamp).id(one.id)).await, 0);
+    // records and faults do not get in each other's way
+    assert_eq!(lake.verify("numbers").await.unwrap().findings, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_faults_that_cannot_be_read_are_named_and_skipped() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n < 3).process(numbers(0..10)).await;
+    let path = shaky.paths().await.remove(0);
+    let mut bytes = shaky.bytes_of(&path).await.to_vec();
+    let end = bytes.len() - 40;
+    bytes.truncate(end);
+    shaky.put_bytes(&path, bytes).await;
+    let found = lake.faults(&all()).await.unwrap();
+    assert_eq!((found.faults.len(), found.damaged.len()), (2, 1));
+    assert_eq!(found.damaged[0].0, path);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lessons_tell_what_time_alone_has_mended() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n < 4).process(numbers(0..10)).await;
+    let mended = component(&lake, &effects, |_| false);
+    lake.resubmit(all(), by()).release("1.0").most(1).run(&mended).await.unwrap();
+    let lessons = lake.lessons(&all()).await.unwrap();
+    assert_eq!(lessons.len(), 1);
+    assert_eq!((lessons[0].faults, lessons[0].open, lessons[0].unchanged), (4, 3, 1));
+    assert_eq!(lessons[0].releases, BTreeMap::from([("1.0".to_owned(), 4)]));
+    assert!(lessons[0].deserves_a_retry());
+    again(&lake).run(&mended).await.unwrap();
+    let lessons = lake.lessons(&all()).await.unwrap();
+    assert_eq!((lessons[0].succeeded, lessons[0].unchanged), (4, 1));
+    assert!(!lessons[0].deserves_a_retry(), "another release mended the others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_a_fault_is_stored_however_the_store_behaves() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    shaky.writes([Fail::Throttled, Fail::LosesReply, Fail::LosesReplyAndHangs, Fail::Hangs]);
+    let broken = component(&lake, &effects, |n| n % 2 == 0);
+    let outcome = broken.process(numbers(0..20)).await;
+    assert_eq!(outcome.faults.len(), 10);
+    assert_eq!(lake.faults(&all()).await.unwrap().faults.len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_a_file_can_be_sent_too() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let elsewhere = memory::faults();
+    let broken = Processor::builder("numbers")
+        .faults(elsewhere.clone())
+        .pipeline("one", |flow| flow.json::<u64>().validate(|_| Err("not yet")))
+        .build()
+        .unwrap();
+    broken.process(numbers(0..3)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let report = lake.resubmit(all(), by()).faults(elsewhere.events()).run(&mended).await.unwrap();
+    assert_eq!((report.succeeded, effects.of(2)), (3, 1));
+}

@@ -1,0 +1,168 @@
+//! Sealed objects and faults: unreadable without the key, whoever changes them is found out, old keys open old objects.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use streambreaker::prelude::*;
+use streambreaker::sink::{OutcomeLog, Sink};
+use streambreaker::{By, Class, Position, Record, RunError, memory};
+use streambreaker_lake::{
+    FaultLake, FaultSelection, Key, KeyError, KeyProvider, Keys, Lake, LakeError, LakeWriter,
+    Selection,
+};
+use support::{Shaky, TEN, records};
+
+fn old() -> Keys {
+    Keys::new("2025", Key::new([1; 32]))
+}
+
+fn both() -> Keys {
+    old().and("2026", Key::new([2; 32]))
+}
+
+async fn write(lake: &Lake, items: &[Record]) -> OutcomeLog {
+    let mut log = OutcomeLog::new(items.len());
+    let _ = LakeWriter::new(lake).write(items, &mut log.outcomes()).await;
+    log
+}
+
+async fn read(lake: &Lake) -> Result<u64, LakeError> {
+    Ok(lake.dry_run(&Selection::of("orders")).await?.records)
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn l11_what_is_sealed_is_read_with_its_key_and_not_without() {
+    let shaky = Shaky::default();
+    let sealed = shaky.lake().with_keys(old());
+    // packed, a text of its own stands as it is
+    let secret = "q9Zr7LxW2mVb4TnK8sYd";
+    let record = Record::new("orders", "0", Position::from(1), secret).with_arrival(TEN);
+    assert!(write(&sealed, std::slice::from_ref(&record)).await.is_done(0));
+    let path = shaky.paths().await.remove(0);
+    assert!(!contains(&shaky.bytes_of(&path).await, secret));
+    let open = Shaky::default();
+    write(&open.lake(), std::slice::from_ref(&record)).await;
+    assert!(contains(&open.bytes_of(&path).await, secret), "the test would see it");
+
+    assert_eq!(read(&sealed).await.unwrap(), 1);
+    let without = read(&shaky.lake()).await;
+    assert!(matches!(without, Err(LakeError::Key(KeyError::NoProvider { id })) if id == "2025"));
+    let unknown = read(&shaky.lake().with_keys(Keys::new("2026", Key::new([2; 32])))).await;
+    assert!(matches!(unknown, Err(LakeError::Key(KeyError::Unknown { id })) if id == "2025"));
+    let wrong = read(&shaky.lake().with_keys(Keys::new("2025", Key::new([9; 32])))).await;
+    assert!(matches!(wrong, Err(LakeError::Key(KeyError::Wrong { id })) if id == "2025"));
+    // that it is whole can be seen without a key
+    let report = shaky.lake().verify("orders").await.unwrap();
+    assert_eq!((report.records, &*report.findings), (1, &[][..]));
+    // a replay without a key ends with an error, and not with fewer records
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.filter(|_| true))
+        .build()
+        .unwrap();
+    let refused =
+        processor.run_from(shaky.lake().replay(Selection::of("orders")), Shutdown::never());
+    assert!(matches!(refused.await, Err(RunError::Ended { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l11_keys_rotate_and_old_objects_stay_readable() {
+    let shaky = Shaky::default();
+    let all = records("orders", "0", 0..60);
+    write(&shaky.lake(), &all[..20]).await;
+    write(&shaky.lake().with_keys(old()), &all[20..40]).await;
+    write(&shaky.lake().with_keys(both()), &all[40..]).await;
+    assert_eq!(read(&shaky.lake().with_keys(both())).await.unwrap(), 60);
+    let forgotten = read(&shaky.lake().with_keys(old())).await;
+    assert!(matches!(forgotten, Err(LakeError::Key(KeyError::Unknown { id })) if id == "2026"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l2_l11_the_same_records_make_the_same_sealed_object_and_are_adopted() {
+    let (one, two) = (Shaky::default(), Shaky::default());
+    let all = records("orders", "0", 0..30);
+    for shaky in [&one, &two] {
+        write(&shaky.lake().with_keys(old()), &all).await;
+    }
+    let path = one.paths().await.remove(0);
+    assert_eq!(one.bytes_of(&path).await, two.bytes_of(&path).await);
+    // adopted by a writer that seals by another key by now
+    let log = write(&one.lake().with_keys(both()), &all[10..25]).await;
+    assert!((0..15).all(|at| log.is_done(at)));
+    assert_eq!(one.paths().await.len(), 1);
+}
+
+struct Flaky(AtomicUsize);
+
+#[async_trait]
+impl KeyProvider for Flaky {
+    async fn present(&self, stream: &str) -> Result<(String, Key), KeyError> {
+        if self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            return Err(KeyError::Unavailable("the key server is away".into()));
+        }
+        both().present(stream).await
+    }
+
+    async fn key(&self, id: &str) -> Result<Key, KeyError> {
+        both().key(id).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_cannot_be_had_leaves_records_to_the_stream() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake().with_keys(Flaky(AtomicUsize::new(1)));
+    let all = records("orders", "0", 0..5);
+    let mut log = OutcomeLog::new(5);
+    let error = LakeWriter::new(&lake).write(&all, &mut log.outcomes()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient);
+    assert!(shaky.paths().await.is_empty(), "nothing is written in the open");
+    assert!(write(&lake, &all).await.is_done(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l11_faults_are_sealed_too_and_can_be_sent_again() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake().with_keys(old());
+    let numbers = |bad: bool| {
+        Processor::builder("numbers")
+            .faults(FaultLake::new(&lake))
+            .pipeline("one", move |flow| {
+                flow.json::<String>().validate(move |_| if bad { Err("not yet") } else { Ok(()) })
+            })
+            .build()
+            .unwrap()
+    };
+    let secret = r#""hunter2 hunter2""#;
+    numbers(true).process([Record::new("numbers", "0", Position::from(1), secret)]).await;
+    let path = shaky.paths().await.remove(0);
+    let bytes = shaky.bytes_of(&path).await;
+    assert!(!contains(&bytes, "hunter2") && !contains(&bytes, "not yet"));
+    let all = FaultSelection::of("numbers");
+    let without = shaky.lake().faults(&all).await;
+    assert!(matches!(without, Err(LakeError::Key(KeyError::NoProvider { .. }))));
+    let found = lake.faults(&all).await.unwrap();
+    assert_eq!(found.faults[0].records[0].record.payload(), secret);
+
+    // whoever changes it is found out
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let at = text.find(r#""sealed":""#).unwrap() + 40;
+    let mut changed = bytes.to_vec();
+    changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+    shaky.put_bytes(&path, changed).await;
+    let found = lake.faults(&all).await.unwrap();
+    assert_eq!((found.faults.len(), found.damaged.len()), (0, 1));
+    shaky.put_bytes(&path, bytes).await;
+    let report = lake.resubmit(all, By::new("ada", "mended")).run(&numbers(false)).await.unwrap();
+    assert_eq!(report.succeeded, 1);
+}

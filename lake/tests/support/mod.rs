@@ -1,0 +1,307 @@
+//! An object store that fails as real ones do, and what the tests of the lake share.
+#![allow(dead_code)] // not every test file uses all of it
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use streambreaker::clock::PausedClock;
+use streambreaker::memory::Stream;
+use streambreaker::prelude::*;
+use streambreaker::{Position, Record, Report, Timestamp, memory};
+use streambreaker_lake::{Lake, LakeWriter};
+
+/// What the next write does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fail {
+    /// Nothing is wrong.
+    Not,
+    /// Refused: nothing is stored.
+    Throttled,
+    /// It never ends, and nothing is stored.
+    Hangs,
+    /// It is stored, but its answer is an error.
+    LosesReply,
+    /// It is stored, but its answer never comes.
+    LosesReplyAndHangs,
+}
+
+/// An object store in memory that can be told to fail.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shaky(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    store: InMemory,
+    /// What the next writes do, in turn; afterwards nothing is wrong.
+    writes: Mutex<VecDeque<Fail>>,
+    /// How many of the next reads and lists fail.
+    reads_fail: AtomicUsize,
+    /// Objects that lists do not show yet.
+    hidden: Mutex<Vec<Path>>,
+    hide_new: AtomicUsize,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+    created: Mutex<Vec<Path>>,
+}
+
+impl fmt::Display for Shaky {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shaky")
+    }
+}
+
+fn broken() -> object_store::Error {
+    object_store::Error::Generic { store: "shaky", source: "503 slow down".into() }
+}
+
+impl Shaky {
+    pub(crate) fn lake(&self) -> Lake {
+        Lake::new(Arc::new(self.clone()))
+    }
+
+    pub(crate) fn writes(&self, fail: impl IntoIterator<Item = Fail>) {
+        self.0.writes.lock().unwrap().extend(fail);
+    }
+
+    /// Forgets what is left of `writes`.
+    pub(crate) fn writes_as_ever(&self) {
+        self.0.writes.lock().unwrap().clear();
+    }
+
+    pub(crate) fn reads_fail(&self, times: usize) {
+        self.0.reads_fail.store(times, Ordering::SeqCst);
+    }
+
+    /// Lists do not show the next `objects` that are written, until `show_all`.
+    pub(crate) fn hide_new(&self, objects: usize) {
+        self.0.hide_new.store(objects, Ordering::SeqCst);
+    }
+
+    pub(crate) fn show_all(&self) {
+        self.0.hidden.lock().unwrap().clear();
+    }
+
+    /// How many writes ran at once, at most.
+    pub(crate) fn most_running(&self) -> usize {
+        self.0.most_running.load(Ordering::SeqCst)
+    }
+
+    /// The objects that were created, in order.
+    pub(crate) fn created(&self) -> Vec<String> {
+        self.0.created.lock().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) async fn put_bytes(&self, path: &str, bytes: impl Into<Bytes>) {
+        let path = Path::parse(path).unwrap();
+        self.0.store.put(&path, PutPayload::from_bytes(bytes.into())).await.unwrap();
+    }
+
+    pub(crate) async fn bytes_of(&self, path: &str) -> Bytes {
+        self.0.store.get(&Path::parse(path).unwrap()).await.unwrap().bytes().await.unwrap()
+    }
+
+    pub(crate) async fn remove(&self, path: &str) {
+        self.0.store.delete(&Path::parse(path).unwrap()).await.unwrap();
+    }
+
+    /// All objects, by path.
+    pub(crate) async fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = self
+            .0
+            .store
+            .list(None)
+            .map_ok(|meta| meta.location.to_string())
+            .try_collect()
+            .await
+            .unwrap();
+        paths.sort();
+        paths
+    }
+
+    fn read(&self) -> object_store::Result<()> {
+        let failing = self
+            .0
+            .reads_fail
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if failing.is_ok() { Err(broken()) } else { Ok(()) }
+    }
+}
+
+struct Running<'a>(&'a Inner);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Shaky {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        let inner = &*self.0;
+        let running = inner.running.fetch_add(1, Ordering::SeqCst) + 1;
+        inner.most_running.fetch_max(running, Ordering::SeqCst);
+        let _running = Running(inner);
+        let fail = inner.writes.lock().unwrap().pop_front().unwrap_or(Fail::Not);
+        // every write takes a while, so that something can happen in it
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        match fail {
+            Fail::Throttled => return Err(broken()),
+            Fail::Hangs => std::future::pending().await,
+            Fail::Not | Fail::LosesReply | Fail::LosesReplyAndHangs => {}
+        }
+        let put = inner.store.put_opts(location, payload, opts).await?;
+        inner.created.lock().unwrap().push(location.clone());
+        let hide = inner
+            .hide_new
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if hide.is_ok() {
+            inner.hidden.lock().unwrap().push(location.clone());
+        }
+        match fail {
+            Fail::LosesReply => Err(broken()),
+            Fail::LosesReplyAndHangs => std::future::pending().await,
+            _ => Ok(put),
+        }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.0.store.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(
+        &self,
+        location: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        self.read()?;
+        self.0.store.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.0.store.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        if let Err(error) = self.read() {
+            return futures::stream::once(async { Err(error) }).boxed();
+        }
+        let hidden = self.0.hidden.lock().unwrap().clone();
+        self.0
+            .store
+            .list(prefix)
+            .try_filter(move |meta| {
+                let shown = !hidden.contains(&meta.location);
+                async move { shown }
+            })
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.read()?;
+        self.0.store.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.0.store.copy_opts(from, to, options).await
+    }
+}
+
+/// 2013-01-01T10:00:00Z.
+pub(crate) const TEN: Timestamp = Timestamp::from_millis(1_357_034_400_000);
+
+/// Record `n` of a shard: an event a minute.
+pub(crate) fn record(stream: &str, shard: &str, n: u64) -> Record {
+    let kind = if n % 3 == 0 { "started" } else { "ended" };
+    Record::new(
+        stream,
+        shard,
+        Position::from(n),
+        format!(
+            r#"{{"id":"{shard}-{n}","type":"{kind}","timestamp":{}}}"#,
+            1_357_034_400_000 + n * 60_000
+        ),
+    )
+    .with_key(format!("k{}", n % 7))
+    .with_header("n", n.to_string())
+    .with_arrival(TEN.plus(Duration::from_secs(60 * n)))
+}
+
+pub(crate) fn records(stream: &str, shard: &str, range: std::ops::Range<u64>) -> Vec<Record> {
+    range.map(|n| record(stream, shard, n)).collect()
+}
+
+/// A stream of these records. It ends after them.
+pub(crate) fn stream_of(name: &str, records: &[Record]) -> Stream {
+    let mut shards: Vec<_> = records.iter().map(|r| r.shard().clone()).collect();
+    shards.sort();
+    shards.dedup();
+    let stream = Stream::with_clock(name, shards, PausedClock::starting_at(TEN));
+    for record in records {
+        stream.push_record(record.clone()).unwrap();
+    }
+    stream
+}
+
+pub(crate) fn store_resource() -> Resource {
+    Resource::builder("lake")
+        .timeout(Duration::from_secs(2))
+        .retry(Retry::exponential().max_attempts(3))
+        .build()
+        .unwrap()
+}
+
+/// A processor that stores a stream.
+pub(crate) fn storing(
+    stream: &Stream,
+    writer: &LakeWriter,
+) -> (Processor, memory::Collect<streambreaker::FaultEvent>) {
+    let faults = memory::faults();
+    let processor = Processor::builder("lake-writer")
+        .source(stream.consumer("lake"))
+        .faults(faults.clone())
+        .pipeline("store", writer.pipeline(&store_resource()))
+        .seed(7)
+        .build()
+        .unwrap();
+    (processor, faults)
+}
+
+/// Stores a stream to its end.
+pub(crate) async fn store(stream: &Stream, writer: &LakeWriter) -> Report {
+    stream.close();
+    let (processor, faults) = storing(stream, writer);
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert!(faults.events().is_empty(), "nothing is faulted");
+    report
+}
