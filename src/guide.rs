@@ -11,6 +11,7 @@
 //! | [`operating`] | What do I look at, and what do I do at three in the morning? |
 //! | [`testing`] | How do I prove my handlers without a broker and without waiting? |
 //! | [`own_stages`] | How do I write a combinator of my own? |
+//! | [`writing_a_transport`] | How do I connect a broker of my own, and prove that it is right? |
 //! | [`migrating`] | I have a loop around rdkafka, or functions on aws-lambda-stream. What changes? |
 //! | [`metrics`] | Which metrics and log targets are there? |
 //!
@@ -44,6 +45,9 @@ pub mod testing {}
 
 #[doc = include_str!("../docs/own-stages.md")]
 pub mod own_stages {}
+
+#[doc = include_str!("../docs/writing-a-transport.md")]
+pub mod writing_a_transport {}
 
 #[doc = include_str!("../docs/migrating.md")]
 pub mod migrating {}

@@ -51,6 +51,11 @@ pub(crate) async fn commit_loop(
     let mut not_before = Instant::now();
     let extend_every =
         if shard.caps.extends { shard.caps.deadline.map(|deadline| deadline / 3) } else { None };
+    // a source that hands out only so many before it hears of them must hear in time, or it stands still till then
+    let most = shard
+        .caps
+        .unsettled
+        .map_or(policy.records, |theirs| policy.records.min((theirs.most / 4).max(1)));
     // a call that hangs must not outlast the leases that are to be extended
     let timeout = extend_every.map_or(policy.timeout, |every| every.min(policy.timeout));
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
@@ -72,8 +77,7 @@ pub(crate) async fn commit_loop(
         let finishing = *finish.borrow();
         let now = Instant::now();
         if news {
-            let enough = settled.saturating_sub(counted) >= policy.records
-                || acks.len() as u64 >= policy.records;
+            let enough = settled.saturating_sub(counted) >= most || acks.len() as u64 >= most;
             let due =
                 finishing || enough || now >= last + policy.every || shard.core.gate.is_busy();
             if due && now >= not_before {

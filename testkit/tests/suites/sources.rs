@@ -319,6 +319,7 @@ fn what_is_declared_and_not_true_is_caught() {
     caught![
         by_position(Declares(Cannot::Keys)): i5_keys_come_byte_for_byte,
         by_position(Declares(Cannot::Headers)): i5_headers_come_in_order_with_duplicates,
+        by_position(Declares(Cannot::OrderHeaders)): i5_headers_come_in_order_with_duplicates,
         by_position(Declares(Cannot::EmptyPayloads)): i5_what_cannot_be_carried_is_refused,
         by_position(Declares(Cannot::LineEnds)): i5_what_cannot_be_carried_is_refused,
         by_position(Declares(Cannot::Shards)): s1_shards_are_read_apart,

@@ -63,6 +63,8 @@ pub enum Cannot {
     LargeKeys,
     /// Carry headers.
     Headers,
+    /// Keep the order between headers of different names.
+    OrderHeaders,
     /// Carry an empty payload.
     EmptyPayloads,
     /// Carry line ends in a payload.
@@ -95,6 +97,7 @@ impl fmt::Display for Cannot {
             Cannot::Keys => "cannot carry keys",
             Cannot::LargeKeys => "cannot carry keys of 1 MiB",
             Cannot::Headers => "cannot carry headers",
+            Cannot::OrderHeaders => "cannot keep the order between headers of different names",
             Cannot::EmptyPayloads => "cannot carry empty payloads",
             Cannot::LineEnds => "cannot carry line ends",
             Cannot::Shards => "cannot have a second shard",

@@ -33,7 +33,9 @@ async fn processor<H: SourceHarness>(
 ) -> Processor {
     let source = must("make a consumer", harness.consumer().await);
     let effects = effects.clone();
-    let db = Resource::builder("db").timeout(Duration::from_secs(1)).build();
+    // short: a transport may have a deadline of a second
+    let db =
+        Resource::builder("db").timeout(Duration::from_millis(500)).retry(Retry::none()).build();
     let db = db.expect("a resource with a timeout is valid");
     Processor::builder("suite")
         .source(source)
