@@ -287,7 +287,6 @@ impl Floodgate {
     }
 
     /// The limits that hold now.
-    #[cfg(feature = "admin")]
     pub(crate) fn guard(&self) -> FloodGuard {
         self.lock().guard
     }
