@@ -315,6 +315,9 @@ async fn a_web_page_can_neither_read_nor_turn() {
 
 #[tokio::test]
 async fn a_read_only_listener_shows_all_and_turns_nothing() {
+    // where the audit line is first said while nobody listens, a test that begins to listen then may miss its own
+    let heard = heard::Heard::default();
+    let _listening = heard.listen();
     let stream = Stream::new("numbers", 1);
     let processor = processor(&stream);
     let bind = Listener::bind("127.0.0.1:0").read_only().metrics_by(|| "a 1\n".to_owned());
