@@ -217,7 +217,7 @@ fn f1_every_fault_is_taken_stored_and_settles_its_record() {
                 while let Some(drafts) = list.take(2, false).await {
                     for draft in drafts {
                         assert!(list.unconfirmed() > 0);
-                        list.confirm(draft.held);
+                        list.confirm(draft.held, uuid::Uuid::nil());
                         stored += 1;
                     }
                 }
