@@ -101,9 +101,12 @@ fn i2_the_prefix_passes_only_what_is_settled_and_the_shard_hears_of_it() {
         for states in &states {
             let [first, second] = [0, 1].map(|n| states.take(n, 0).expect("it is new"));
             let (decided, first_seen, bell) = (decided.clone(), first_seen.clone(), bell.clone());
+            let lane = states.lane.clone();
             threads.push(spawn(move || {
                 decided[0].fetch_add(1, Ordering::SeqCst);
                 first.settle(Fate::Done);
+                // as a lane does at the end of a turn that leaves it nothing to do
+                lane.went_hungry();
                 // the second waits until the shard has seen the first: it must hear of it, though its batch is open
                 block_on(async {
                     while !first_seen.load(Ordering::SeqCst) {
