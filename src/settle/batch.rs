@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::lane::Place;
 use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
-use crate::record::{PartPath, Record};
+use crate::record::{PartPath, Position, Record};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -44,14 +44,50 @@ pub(crate) struct Batch {
     pub(crate) gated: bool,
 }
 
+/// What has to be known of the records of a read before they are handed out, found in one look at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Positions go up from record to record.
+    pub(crate) sorted: bool,
+    /// What the limits in flight count.
+    pub(crate) bytes: usize,
+    /// One of them has headers.
+    pub(crate) headers: bool,
+    /// How often the one was delivered that was delivered most often.
+    pub(crate) deliveries: u32,
+}
+
+impl Survey {
+    // a function of its own: within the long one that asks, what is added up would not stay in registers
+    #[inline(never)]
+    pub(crate) fn of(records: &[Record]) -> Self {
+        let (mut sorted, mut bytes, mut headers, mut deliveries) = (true, 0, false, 0);
+        let mut before: Option<&Position> = None;
+        for record in records {
+            let position = record.position();
+            if before.is_some_and(|before| before >= position) {
+                sorted = false;
+            }
+            before = Some(position);
+            bytes += record.size();
+            if !record.headers().is_empty() {
+                headers = true;
+            }
+            deliveries = deliveries.max(record.deliveries());
+        }
+        Self { sorted, bytes, headers, deliveries }
+    }
+}
+
 impl Batch {
+    /// `bytes` is what the [`Survey`] of the records says.
     pub(crate) fn new(
         records: Vec<Record>,
+        bytes: usize,
         envelope: Arc<dyn Envelope>,
         deadline: Option<Instant>,
         gated: bool,
     ) -> Arc<Self> {
-        let bytes = records.iter().map(Record::size).sum();
         Arc::new(Self { records: records.into_boxed_slice(), envelope, deadline, bytes, gated })
     }
 }
