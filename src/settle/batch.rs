@@ -166,11 +166,19 @@ impl LaneBatch {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Whether every record is settled, where that can be told without looking at each: a return that is final
-    /// closes a record too, and settles nothing.
+    /// To be asked by the shard before it looks at records: whether every one is settled, where that can be told
+    /// without looking at each. A return that is final closes a record too, and settles nothing.
+    ///
+    /// Not a load of the number of open records but a change of it, by nothing. Who closes a record writes its word,
+    /// changes this number, and only then asks whether it is waited for ([`LaneState::is_awaited`]); the shard raises its
+    /// flag, changes this number, and only then looks at the words. Of two changes of one atomic the later sees all that
+    /// came before the earlier: so either the shard sees the word, or the other the flag. With a load neither might, for
+    /// acquire and release let a load pass the store before it (x86 never does after a change, ARM may), and the
+    /// shard would sleep over a settled record. A fence would do as well, but on both sides: this costs once a batch.
     pub(crate) fn is_through(&self) -> bool {
+        let open = self.open.fetch_add(0, Ordering::AcqRel);
         // in this order: who closes a record by a final return has seen the flag before
-        self.open() == 0 && !self.lane.has(Flag::FINAL)
+        open == 0 && !self.lane.has(Flag::FINAL)
     }
 
     /// How many records are done, if all count as new and every one is done or filtered: then they can be

@@ -16,6 +16,8 @@ pub(crate) use self::tracker::Tracker;
 
 mod batch;
 mod fate;
+#[cfg(all(test, loom))]
+mod handover;
 mod history;
 mod lane;
 mod report;
