@@ -33,7 +33,7 @@ impl Entry {
     /// Whether all lanes are through with it. Asked before any record of it is looked at, and of every lane: see
     /// [`LaneBatch::is_through`].
     fn is_through(&self) -> bool {
-        self.lanes.iter().fold(true, |all, lane| lane.is_through() && all)
+        self.lanes.iter().filter(|lane| !lane.is_through()).count() == 0
     }
 
     /// Whether every lane has come to an end with the record, be it a return.
