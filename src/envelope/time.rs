@@ -20,7 +20,7 @@ pub(super) fn millis_or_rfc3339(raw: Raw<'_>) -> Option<Timestamp> {
 /// A date and time by RFC 3339, also with a signed year of up to six digits (ISO 8601 expanded), as
 /// `Timestamp` prints them. Digits below a microsecond are cut off; a leap second is the next one's
 /// first.
-pub(super) fn rfc3339(text: &str) -> Option<Timestamp> {
+pub(crate) fn rfc3339(text: &str) -> Option<Timestamp> {
     let (negative, rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
