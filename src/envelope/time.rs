@@ -60,7 +60,10 @@ pub(crate) fn rfc3339(text: &str) -> Option<Timestamp> {
     let (micros, zone) = fraction(&rest[14..])?;
     let seconds =
         days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset(zone)? * 60;
-    Some(Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros)))
+    // the first microseconds of all are of a second that begins before them
+    let micros = i128::from(seconds) * 1_000_000 + i128::from(micros);
+    let saturated = if micros < 0 { i64::MIN } else { i64::MAX };
+    Some(Timestamp::from_micros(i64::try_from(micros).unwrap_or(saturated)))
 }
 
 /// Digits only: `parse` by itself takes a sign.

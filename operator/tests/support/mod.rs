@@ -53,8 +53,10 @@ pub(crate) struct World {
     folder: Arc<TempDir>,
     pub(crate) keeps: Keeps,
     pub(crate) clock: Hands,
-    /// A release later: what was refused is taken.
+    /// A release later: round numbers are taken.
     pub(crate) mended: Arc<AtomicBool>,
+    /// The index takes everything again.
+    pub(crate) index_up: Arc<AtomicBool>,
     /// What the pipelines did, in order: `totals:7`.
     pub(crate) done: Arc<Mutex<Vec<String>>>,
     pub(crate) tasks: Arc<Mutex<Vec<Task>>>,
@@ -132,6 +134,7 @@ impl World {
             keeps,
             clock: Hands::default(),
             mended: Arc::default(),
+            index_up: Arc::default(),
             done: Arc::default(),
             tasks: Arc::default(),
         };
@@ -213,6 +216,7 @@ impl World {
             .breaker(Breaker::failure_ratio(0.9).on_open(OnOpen::Pause))
             .build()?;
         let mended = self.mended.load(Ordering::SeqCst);
+        let index_up = self.index_up.load(Ordering::SeqCst);
         let builder = Processor::builder("orders")
             .release(if mended { "1.4.3" } else { "1.4.2" })
             .clock(self.clock.clone());
@@ -235,12 +239,12 @@ impl World {
                 let done = search.clone();
                 flow.json::<Order>()
                     .call(&index, async move |order: &Event<Order>| {
-                        match order.n == 33 && !mended {
+                        match order.n == 33 && !index_up {
                             true => Err("the index is full").transient(),
                             false => Ok(()),
                         }
                     })
-                    .inspect(move |_| done.lock().unwrap().push("search".to_owned()))
+                    .inspect(move |order| done.lock().unwrap().push(format!("search:{}", order.n)))
             }))
     }
 
@@ -258,6 +262,14 @@ impl World {
             Keeps::InTheLake => operator,
             _ => operator.faults_in(self.faults_file()),
         }
+    }
+
+    pub(crate) fn mend(&self) {
+        self.mended.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn raise_index(&self) {
+        self.index_up.store(true, Ordering::SeqCst);
     }
 
     /// Gives it a command, word by word.
