@@ -232,6 +232,7 @@ impl Resubmission {
     }
 
     /// The release that processes them, to be noted: what succeeds with the very release that failed may deserve a retry.
+    /// The processor's own unless told.
     pub fn release(mut self, release: impl Into<String>) -> Self {
         self.release = Some(release.into());
         self
@@ -342,6 +343,9 @@ impl Resubmission {
             Some(faults) => Candidates::Given { faults, seen: BTreeSet::new() },
             None => Candidates::Found(Box::new(self.lake.scan_faults(&self.selection).await?)),
         };
+        if self.release.is_none() {
+            self.release = processor.handle().status().release;
+        }
         let (mut assembly, mut ended) = (Assembly::default(), false);
         let mut streams: BTreeMap<String, Known> = BTreeMap::new();
         let run = Uuid::new_v4();

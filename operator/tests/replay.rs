@@ -1,7 +1,5 @@
 //! `replay` and `repair`, end to end.
 
-#[path = "../../tests/heard/mod.rs"]
-mod heard;
 mod support;
 
 use std::time::Duration;
@@ -96,22 +94,6 @@ async fn l6_what_is_selected_is_replayed_and_nothing_else() {
         assert_eq!(sent["report"]["pipelines"]["search"]["enabled"], false);
     }
     assert!(world.tasks.lock().unwrap().iter().all(|task| *task == Task::Replay));
-}
-
-#[tokio::test]
-async fn a_replay_leaves_an_audit_line_and_prints_its_report() {
-    let heard = heard::Heard::default();
-    let _listening = heard.listen();
-    let world = stored().await;
-    let words = ["replay", "--id", "7", "--send", "--why", "a fresh table", "--who", "ada"];
-    let sent = world.ask(&words).await;
-    assert_eq!(sent.exit, Exit::Done, "{}", sent.err);
-    assert!(sent.out.contains("orders ran for"), "{}", sent.out);
-    let audit = heard.with("records were replayed").remove(0);
-    assert_eq!(audit.target, "streambreaker::audit");
-    assert_eq!((audit.field("who"), audit.field("why")), ("\"ada\"", "\"a fresh table\""));
-    assert_eq!((audit.field("records"), audit.field("stream")), ("1", "\"orders\""));
-    assert_eq!(world.take_done(), ["search:7", "totals:7"]);
 }
 
 #[tokio::test]

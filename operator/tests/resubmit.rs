@@ -1,7 +1,5 @@
 //! `resubmit`, `faults dismiss` and `faults lessons`, end to end.
 
-#[path = "../../tests/heard/mod.rs"]
-mod heard;
 mod support;
 
 use serde_json::json;
@@ -71,30 +69,6 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
 }
 
 #[tokio::test]
-async fn a_selection_is_resubmitted_and_leaves_an_audit_line() {
-    let heard = heard::Heard::default();
-    let _listening = heard.listen();
-    let world = World::with_faults(Keeps::InTheLake).await;
-    world.mend();
-    let kinds = world.ask(&["faults", "group", "--json"]).await.json();
-    let fingerprint = kinds["kinds"][0]["fingerprint"].as_str().unwrap().to_owned();
-    let words = ["resubmit", "--fingerprint", &fingerprint, "--max", "3"];
-    let sent = world.ask(&[&words[..], &SEND].concat()).await;
-    assert_eq!(sent.exit, Exit::Done, "{}", sent.err);
-    assert!(sent.out.contains("3 sent") && sent.out.contains("there are more"), "{}", sent.out);
-    assert_eq!(world.take_done().len(), 3);
-    let audit = heard.with("faults were resubmitted").remove(0);
-    assert_eq!((&*audit.target, audit.field("sent")), ("streambreaker::audit", "3"));
-    assert_eq!(
-        (audit.field("who"), audit.field("why")),
-        ("\"ada\"", "\"round numbers are orders, too\"")
-    );
-    // the rest of them
-    let sent = world.ask(&[&words[..], &SEND].concat()).await;
-    assert!(sent.out.contains("1 sent") && sent.out.contains("3 settled before"), "{}", sent.out);
-}
-
-#[tokio::test]
 async fn it_is_learned_which_errors_deserve_a_retry() {
     for keeps in EVERYWHERE {
         let world = World::with_faults(keeps).await;
@@ -115,8 +89,6 @@ async fn it_is_learned_which_errors_deserve_a_retry() {
 
 #[tokio::test]
 async fn what_is_dismissed_is_not_sent() {
-    let heard = heard::Heard::default();
-    let _listening = heard.listen();
     for keeps in EVERYWHERE {
         let world = World::with_faults(keeps).await;
         let before = world.bytes();
@@ -138,8 +110,6 @@ async fn what_is_dismissed_is_not_sent() {
         let report = &dry["streams"]["orders"];
         assert_eq!((&report["sent"], &report["settled_before"]), (&json!(5), &json!(2)));
     }
-    let audit = heard.with("faults were dismissed");
-    assert_eq!((audit[0].field("dismissed"), audit[0].field("why")), ("2", "\"no orders\""));
 }
 
 #[tokio::test]

@@ -237,14 +237,13 @@ impl World {
             })
             .pipeline("search", move |flow| {
                 let done = search.clone();
-                flow.json::<Order>()
-                    .call(&index, async move |order: &Event<Order>| {
-                        match order.n == 33 && !index_up {
-                            true => Err("the index is full").transient(),
-                            false => Ok(()),
-                        }
-                    })
-                    .inspect(move |order| done.lock().unwrap().push(format!("search:{}", order.n)))
+                flow.json::<Order>().call(&index, async move |order: &Event<Order>| {
+                    if order.n == 33 && !index_up {
+                        return Err("the index is full").transient();
+                    }
+                    done.lock().unwrap().push(format!("search:{}", order.n));
+                    Ok(())
+                })
             }))
     }
 
