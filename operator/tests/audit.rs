@@ -27,7 +27,7 @@ fn audit(heard: &Heard, message: &str) -> Line {
 async fn a_replay_leaves_an_audit_line() {
     let heard = Heard::default();
     let _listening = heard.listen();
-    let world = World::new(Keeps::InTheLake);
+    let world = World::new(Keeps::Lake);
     world.store().await;
     world.ask(&["replay"]).await;
     assert!(heard.with("records were replayed").is_empty(), "a dry run changes nothing");
@@ -43,7 +43,7 @@ async fn a_replay_leaves_an_audit_line() {
 async fn a_resubmission_leaves_an_audit_line() {
     let heard = Heard::default();
     let _listening = heard.listen();
-    let world = World::with_faults(Keeps::InTheLake).await;
+    let world = World::with_faults(Keeps::Lake).await;
     world.mend();
     let kinds = world.ask(&["faults", "group", "--json"]).await.json();
     let fingerprint = kinds["kinds"][0]["fingerprint"].as_str().unwrap().to_owned();
@@ -64,7 +64,7 @@ async fn a_resubmission_leaves_an_audit_line() {
 async fn dismissals_leave_an_audit_line() {
     let heard = Heard::default();
     let _listening = heard.listen();
-    let world = World::with_faults(Keeps::InAFile).await;
+    let world = World::with_faults(Keeps::File).await;
     let words = ["faults", "dismiss", "--stage", "json"];
     world.ask(&words).await;
     assert!(heard.with("faults were dismissed").is_empty(), "a dry run changes nothing");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use streambreaker_operator::Exit;
 use support::{Keeps, World, ids};
 
-const EVERYWHERE: [Keeps; 3] = [Keeps::InTheLake, Keeps::InAFile, Keeps::InAFileAlone];
+const EVERYWHERE: [Keeps; 3] = [Keeps::Lake, Keeps::File, Keeps::FileAlone];
 
 #[tokio::test]
 async fn faults_are_listed_wherever_they_are_kept() {
@@ -117,7 +117,7 @@ async fn l12_a_fault_is_shown_and_no_terminal_is_harmed() {
 
 #[tokio::test]
 async fn what_is_not_there_is_told_with_what_to_do() {
-    let world = World::with_faults(Keeps::InTheLake).await;
+    let world = World::with_faults(Keeps::Lake).await;
     let unknown = "00000000-0000-0000-0000-000000000001";
     world
         .ask(&["faults", "show", unknown])
@@ -152,7 +152,7 @@ async fn what_is_not_there_is_told_with_what_to_do() {
 
 #[tokio::test]
 async fn l4_a_line_that_is_no_fault_is_named_and_skipped() {
-    let world = World::with_faults(Keeps::InAFileAlone).await;
+    let world = World::with_faults(Keeps::FileAlone).await;
     let mut file = std::fs::OpenOptions::new().append(true).open(world.faults_file()).unwrap();
     file.write_all(b"no fault\n{\"type\":\"fa").unwrap();
     let list = world.ask(&["faults", "ls", "--json"]).await;
@@ -163,7 +163,7 @@ async fn l4_a_line_that_is_no_fault_is_named_and_skipped() {
 
 #[tokio::test]
 async fn the_faults_of_other_processors_are_not_ours() {
-    let world = World::with_faults(Keeps::InTheLake).await;
+    let world = World::with_faults(Keeps::Lake).await;
     let others = world.clone();
     let operator =
         streambreaker_operator::Operator::new("others", async move |task| others.component(task))

@@ -7,7 +7,7 @@ use streambreaker_operator::{Exit, Operator};
 use support::{Keeps, World, given};
 
 async fn stored() -> World {
-    let world = World::new(Keeps::InTheLake);
+    let world = World::new(Keeps::Lake);
     world.store().await;
     world
 }
@@ -118,7 +118,7 @@ async fn records_are_found_by_index_and_by_text() {
 
 #[tokio::test]
 async fn a_lake_that_is_not_there_is_not_made() {
-    let world = World::new(Keeps::InTheLake);
+    let world = World::new(Keeps::Lake);
     for words in [&["ls"][..], &["show"], &["verify"], &["grep", "a"], &["stats"]] {
         let words = [&["lake"], words].concat();
         world.ask(&words).await.says(Exit::Unusable, &["no lake in", "check the path"]);

@@ -10,7 +10,7 @@ use streambreaker_operator::{Exit, Task};
 use support::{Keeps, World, given, record};
 
 async fn stored() -> World {
-    let world = World::new(Keeps::InTheLake);
+    let world = World::new(Keeps::Lake);
     world.store().await;
     world
 }
@@ -225,9 +225,9 @@ async fn a_replay_that_cannot_be_used_says_what_can() {
     world.ask(&["replay", "--since", "12"]).await.says(Exit::Unusable, &["2026-11-26T08:00:00Z"]);
     world.ask(&["replay", "--rate", "0"]).await.says(Exit::Unusable, &["--rate"]);
     world.ask(&["replay", "--resume", "7"]).await.says(Exit::Unusable, &["--resume"]);
-    let empty = World::new(Keeps::InTheLake);
+    let empty = World::new(Keeps::Lake);
     empty.ask(&["replay"]).await.says(Exit::Unusable, &["no lake in"]);
-    let file = World::new(Keeps::InAFileAlone);
+    let file = World::new(Keeps::FileAlone);
     file.ask(&["replay"]).await.says(Exit::Unusable, &["this component has no lake", "--lake DIR"]);
     let broken = streambreaker_operator::Operator::new("orders", async |_| {
         Err("the database is away".into())

@@ -6,7 +6,7 @@ use serde_json::json;
 use streambreaker_operator::{Exit, Task};
 use support::{Keeps, World, ids};
 
-const EVERYWHERE: [Keeps; 3] = [Keeps::InTheLake, Keeps::InAFile, Keeps::InAFileAlone];
+const EVERYWHERE: [Keeps; 3] = [Keeps::Lake, Keeps::File, Keeps::FileAlone];
 const SEND: [&str; 5] = ["--send", "--why", "round numbers are orders, too", "--who", "ada"];
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
             assert_eq!(report["refused"].as_object().unwrap().len(), refused, "{report}");
         }
         assert!(world.take_done().is_empty());
-        assert_eq!(world.path("faults.ndjson.ledger").exists(), keeps == Keeps::InAFileAlone);
+        assert_eq!(world.path("faults.ndjson.ledger").exists(), keeps == Keeps::FileAlone);
     }
 }
 
@@ -114,7 +114,7 @@ async fn what_is_dismissed_is_not_sent() {
 
 #[tokio::test]
 async fn what_cannot_be_used_says_what_can() {
-    let world = World::with_faults(Keeps::InTheLake).await;
+    let world = World::with_faults(Keeps::Lake).await;
     let before = world.bytes();
     world.ask(&["resubmit", "--send"]).await.says(Exit::Unusable, &["--why"]);
     world

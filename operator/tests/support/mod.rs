@@ -42,10 +42,10 @@ impl Clock for Hands {
 /// Where the component keeps its faults.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Keeps {
-    InTheLake,
-    InAFile,
+    Lake,
+    File,
     /// And there is no lake.
-    InAFileAlone,
+    FileAlone,
 }
 
 #[derive(Clone)]
@@ -145,7 +145,7 @@ impl World {
     /// With the records in the lake, and their faults where they are kept.
     pub(crate) async fn with_faults(keeps: Keeps) -> Self {
         let world = Self::new(keeps);
-        if keeps != Keeps::InAFileAlone {
+        if keeps != Keeps::FileAlone {
             world.store().await;
         }
         world.clock.set("2026-11-26T08:00:00Z");
@@ -221,7 +221,7 @@ impl World {
             .release(if mended { "1.4.3" } else { "1.4.2" })
             .clock(self.clock.clone());
         let builder = match self.keeps {
-            Keeps::InTheLake => builder.faults(FaultLake::new(&self.lake())),
+            Keeps::Lake => builder.faults(FaultLake::new(&self.lake())),
             _ => builder.faults(file::faults(self.faults_file())?),
         };
         let (totals, search) = (self.done.clone(), self.done.clone());
@@ -254,11 +254,11 @@ impl World {
         let operator = Operator::new("orders", async move |task| world.component(task))
             .clock(self.clock.clone());
         let operator = match self.keeps {
-            Keeps::InAFileAlone => operator,
+            Keeps::FileAlone => operator,
             _ => operator.lake_in(self.path("lake")),
         };
         match self.keeps {
-            Keeps::InTheLake => operator,
+            Keeps::Lake => operator,
             _ => operator.faults_in(self.faults_file()),
         }
     }
