@@ -136,7 +136,7 @@ async fn it_is_asked_over_a_unix_socket_as_well() {
     let paused =
         given(&operator, &["pause", "all", "--why", "a", "--who", "b", "--url", &url]).await;
     assert_eq!(paused.exit, Exit::Done, "{}", paused.err);
-    assert_eq!(processor.handle().status().pipelines["all"].paused, true);
+    assert!(processor.handle().status().pipelines["all"].paused);
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ async fn l6_what_is_selected_is_replayed_and_nothing_else() {
     let world = stored().await;
     world.mend();
     world.raise_index();
-    let cases: [(&[&str], &dyn Fn(u64) -> bool); 9] = [
+    type Which<'a> = &'a dyn Fn(u64) -> bool;
+    let cases: [(&[&str], Which<'_>); 9] = [
         (&[], &|_| true),
         (&["--type", "order-even"], &|n| n % 2 == 0),
         (&["--key", "customer-1", "--key", "customer-2"], &|n| n % 5 == 1 || n % 5 == 2),
