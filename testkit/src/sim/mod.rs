@@ -17,6 +17,7 @@
 
 mod case;
 mod checkpoint;
+mod done;
 mod gate;
 mod handlers;
 mod host;
