@@ -18,7 +18,7 @@ const BUGS: &[Planted] = &[
     ("fault-not-awaited", &[Scenario::Plain], &["I1"]),
     ("first-record-only", &[Scenario::Grouped], &["F2", "I1"]),
     ("last-group-dropped", &[Scenario::Grouped], &["I1"]),
-    ("no-timeout", ATTEMPTS, &["I4", "S5", "T2", "T3"]),
+    ("no-timeout", ATTEMPTS, &["T3"]),
     ("exhausted-is-done", &[Scenario::Plain], &["I1"]),
     ("key-released-during-retry", &[Scenario::Keyed], &["O1"]),
     ("permit-leaked-on-cancel", &[Scenario::Rate], &["I4", "I7"]),

@@ -10,7 +10,7 @@ use streambreaker::{Position, Record};
 use super::gate::Sim;
 use super::plan::Shape;
 use super::source::STREAM;
-use super::world::{At, Attempt, Kind, Part};
+use super::world::{At, Attempt, Kind, Part, World};
 
 /// The header that says in which ownership a record was delivered.
 pub(crate) const TERM: &str = "sim-term";
@@ -370,6 +370,15 @@ impl Drop for Running {
         } else if took >= timeout {
             world.sometimes("timeout");
         }
+    }
+}
+
+/// Fails where an attempt has not been ended that is over its time.
+pub(crate) fn over_time(world: &mut World, timeout: Duration) {
+    let (now, most) = (world.now(), micros(timeout) + LATE);
+    let late = world.attempts.values().map(|attempt| now - attempt.began).find(|ran| *ran > most);
+    if let Some(ran) = late {
+        world.fail("T3", format_args!("runs for {ran} us, at a timeout of {timeout:?}"));
     }
 }
 

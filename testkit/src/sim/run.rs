@@ -14,7 +14,7 @@ use super::done::PROCESSOR;
 use super::gate::{Act, Sim, SimClock, Site};
 use super::handlers::add_pipeline;
 use super::host;
-use super::ledger::shard_name;
+use super::ledger::{over_time, shard_name};
 use super::operator;
 use super::plan::{Ending, Plan};
 use super::sinks::FaultSink;
@@ -421,6 +421,7 @@ async fn watch(sim: Arc<Sim>, handles: Vec<Handle>) {
         for handle in &handles {
             let status = handle.status();
             let mut world = sim.world();
+            over_time(&mut world, sim.plan.guards.timeout);
             world.check("S6", status.live, "a task of the processor has died");
             if status.pipelines.values().any(|pipeline| pipeline.flood_guard == "tripped") {
                 world.sometimes("flood guard tripped");
