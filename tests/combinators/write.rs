@@ -52,7 +52,9 @@ async fn k5_the_sizes_of_a_request_add_up_to_its_limit_and_no_further() {
 
 #[tokio::test(start_paused = true)]
 async fn bulk_write_refuses_a_sink_that_takes_nothing() {
-    for limits in [Limits::items(0), Limits::items(1).with_bytes(0)] {
+    let mut no_items = Limits::items(1);
+    no_items.items = 0;
+    for limits in [no_items, Limits::items(1).with_bytes(0)] {
         let index = resource("index");
         let error = refused(move |flow| {
             let sink = Collect::<u32>::new().with_limits(limits);
@@ -77,7 +79,7 @@ async fn o7_while_requests_hang_a_bulk_write_takes_no_more_than_one_request_more
             .faults(memory::faults())
             .pipeline("all", move |flow| {
                 let sink = Collect::sized(|_: &u32| 10).with_limits(limits);
-                sink.respond(usize::MAX, Response::Hang);
+                sink.respond(1_000, Response::Hang);
                 let count = count.clone();
                 let flow = flow
                     .json::<u32>()
@@ -142,7 +144,7 @@ async fn one_by_one(sink: Collect<u32>) -> (Ran, Resource) {
 #[tokio::test(start_paused = true)]
 async fn b1_f10_bulk_requests_that_fail_open_the_breaker_and_an_open_one_faults_each_item() {
     let sink = Collect::<u32>::new();
-    sink.respond(usize::MAX, Response::Fail(Class::Transient));
+    sink.respond(1_000, Response::Fail(Class::Transient));
     let (ran, _) = one_by_one(sink.clone()).await;
     assert_eq!(ran.fates(), (0, 0, 10));
     let open = ran.classes().iter().filter(|class| **class == Class::CircuitOpen).count();
