@@ -75,7 +75,7 @@ fn processor(gates: &Gates, world: &Arc<Mutex<World>>) -> Processor {
 
 pub(crate) fn scenario(gates: &Gates, seed: u64, named: Option<&[u64]>) -> Vec<u64> {
     let kills = kills(gates, named);
-    let (all, store) = (log(gates), Hostile::new(gates));
+    let (all, store) = (log(gates, named), Hostile::new(gates));
     let records = 1 + gates.below(20) as usize;
     // what is to be read is written while all is well
     let calm = Gates::new(seed);
@@ -118,13 +118,9 @@ pub(crate) fn scenario(gates: &Gates, seed: u64, named: Option<&[u64]>) -> Vec<u
     for at in kills.iter().map(|at| Some(*at)).chain([None]) {
         let ended = gates.live(at, PATIENCE, async || {
             let processor = processor(gates, &world);
-            loop {
-                let source = store.lake().replay(Selection::of("orders")).resumable(id);
-                match processor.run_from(source, Shutdown::never()).await {
-                    Ok(report) => return report.pipelines["all"].faulted,
-                    Err(error) => panic!("{error}"),
-                }
-            }
+            let source = store.lake().replay(Selection::of("orders")).resumable(id);
+            let report = processor.run_from(source, Shutdown::never()).await.unwrap();
+            report.pipelines["all"].faulted
         });
         awaits.push(gates.awaits());
         match ended {
@@ -132,7 +128,6 @@ pub(crate) fn scenario(gates: &Gates, seed: u64, named: Option<&[u64]>) -> Vec<u
             Life::Ended(faulted) => assert_eq!(faulted, 0),
             _ => panic!("the replay hangs"),
         }
-        // what a handler did when the process died may be done again
     }
     let world = world.lock().unwrap();
     let wanted: BTreeSet<Place> = all.iter().map(place).collect();

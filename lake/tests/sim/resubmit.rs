@@ -30,7 +30,7 @@ fn component(gates: &Gates, lake: &Lake, effects: &Effects, bad: u64) -> Process
         builder = builder.pipeline(name, move |flow| {
             let (gates, effects) = (gates.clone(), effects.clone());
             flow.json::<u64>()
-                .validate(move |n| if name == "one" && **n < bad { Err("not yet") } else { Ok(()) })
+                .validate(move |n| if name == "one" && *n < bad { Err("not yet") } else { Ok(()) })
                 .parallel(2, &table, async move |n: &Event<u64>| {
                     gates.pass("handler before").await;
                     *effects.lock().unwrap().entry((name, **n)).or_default() += 1;

@@ -178,7 +178,10 @@ impl ObjectStore for Hostile {
             this.before("list").await?;
             let hidden = this.shown();
             let all = this.0.store.list(prefix.as_ref());
-            Ok(all.try_filter(move |meta| futures::future::ready(!hidden.contains(&meta.location))))
+            Ok::<_, Error>(all.try_filter(move |meta| {
+                let shown = !hidden.contains(&meta.location);
+                futures::future::ready(shown)
+            }))
         };
         futures::stream::once(listed).try_flatten().boxed()
     }

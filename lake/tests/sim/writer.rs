@@ -96,7 +96,7 @@ fn watch(gates: &Gates, stream: &Stream, store: &Hostile) {
 
 pub(crate) fn scenario(gates: &Gates, _: u64, named: Option<&[u64]>) -> Vec<u64> {
     let kills = kills(gates, named);
-    let (all, store) = (log(gates), Hostile::new(gates));
+    let (all, store) = (log(gates, named), Hostile::new(gates));
     let mut shards: Vec<_> = all.iter().map(|record| record.shard().clone()).collect();
     shards.dedup();
     let mut stream = None;
@@ -117,9 +117,6 @@ pub(crate) fn scenario(gates: &Gates, _: u64, named: Option<&[u64]>) -> Vec<u64>
             }
             if gates.happens("commit lost", 0.3) {
                 stream.inject(Inject::CommitRepliesLost(2));
-            }
-            if gates.happens("redelivered", 0.3) {
-                stream.inject(Inject::Redeliver(7));
             }
             store_all(gates, stream, &store).await
         });
