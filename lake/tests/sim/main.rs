@@ -82,7 +82,7 @@ fn exhaustive(name: &str, scenario: Scenario) {
     let mut cases = 0;
     for seed in 0..full.unwrap_or(1) {
         let (awaits, _) = run(name, scenario, seed, Some(&[]));
-        assert!(awaits[0] > 5, "{name} has only {} gates", awaits[0]);
+        assert!(awaits[0] >= 3, "{name} has only {} gates", awaits[0]);
         for first in 1..=awaits[0] {
             let (lives, _) = run(name, scenario, seed, Some(&[first]));
             cases += 1;
@@ -130,7 +130,7 @@ fn record(shard: usize, n: u64) -> Record {
 fn log(gates: &Gates, named: Option<&[u64]>) -> Vec<Record> {
     let (shards, most) = match named {
         None => (1 + gates.below(2), 6 + gates.below(60)),
-        Some(_) => (1, 6),
+        Some(_) => (1, 10),
     };
     (0..shards as usize).flat_map(|shard| (0..most).map(move |n| record(shard, n))).collect()
 }

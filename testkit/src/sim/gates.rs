@@ -240,8 +240,9 @@ mod tests {
     #[test]
     fn what_hangs_is_told_and_what_is_healed_goes_wrong_no_more() {
         let gates = Gates::new(1);
-        assert_eq!(gates.live::<(), _>(None, HOUR, std::future::pending::<()>), Life::Hung);
         assert!(gates.happens("always", 1.0));
+        assert_eq!(gates.live::<(), _>(None, HOUR, std::future::pending::<()>), Life::Hung);
+        assert!(!gates.happens("always", 1.0), "nothing happens to the dead");
         gates.heal();
         assert!(!gates.happens("always", 1.0));
         assert_eq!(gates.noted(), BTreeMap::from([("always", 1)]));
