@@ -118,14 +118,11 @@ fn each_field_changes_the_plan() {
     let unchanged = plan(&Config::default()).unwrap();
     for (path, value) in &all {
         let (mut without, mut with) = (BTreeMap::new(), BTreeMap::new());
-        match path.rsplit_once("/rate/") {
-            // of a rate that there is
-            Some((of, "per" | "burst")) => {
-                let n = format!("{of}/rate/n");
-                without.insert(n.clone(), all[&n].clone());
-                with.insert(n.clone(), all[&n].clone());
-            }
-            _ => {}
+        // the others of a rate need one that there is
+        if let Some((of, "per" | "burst")) = path.rsplit_once("/rate/") {
+            let n = format!("{of}/rate/n");
+            without.insert(n.clone(), all[&n].clone());
+            with.insert(n.clone(), all[&n].clone());
         }
         let changed = if defaults.contains_key(path) { other(path, value) } else { value.clone() };
         with.insert(path.clone(), changed.clone());
