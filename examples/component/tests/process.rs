@@ -235,9 +235,8 @@ impl Life {
             .unwrap();
         // the log says which port is free; what comes after that is read on, or the pipe would fill
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let bound = log.by_ref().find(|line| line.contains("Listener(Some(")).unwrap();
-        let address = bound.split("Listener(Some(").nth(1).unwrap();
-        let address = address[..address.find(')').unwrap()].to_owned();
+        let bound = log.by_ref().find(|line| line.contains("listener=127.0.0.1:")).unwrap();
+        let address = bound.split("listener=").nth(1).unwrap().trim().to_owned();
         std::thread::spawn(move || log.for_each(drop));
         Self { child, data, config, address }
     }
