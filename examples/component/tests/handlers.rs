@@ -109,8 +109,9 @@ impl World {
 }
 
 /// A line as it is sent: under its order, so that all events of an order are in one shard.
-fn message(line: &String) -> Message {
-    Message::new(line.clone()).with_key(order(line))
+fn message(line: impl AsRef<str>) -> Message {
+    let line = line.as_ref();
+    Message::new(line.to_owned()).with_key(order(line))
 }
 
 /// The order of a line, also of one that is torn.

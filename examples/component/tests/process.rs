@@ -329,3 +329,29 @@ fn a_drain_that_runs_into_its_limit_ends_with_3_and_the_next_life_does_the_rest(
     succeeds(&data, &["run", "--config", config.to_str().unwrap()]);
     assert_eq!(published(&data).1, expected(&lines(&data), RULES).said);
 }
+
+/// The words of `orders ask …` in a line of the runbook, without what reads the answer.
+#[cfg(unix)]
+fn words(command: &str) -> Vec<&str> {
+    let asked = command.split(" | ").next().unwrap().trim();
+    let Some((words, json)) = asked.split_once(" '") else { return asked.split(' ').collect() };
+    words.split(' ').chain([json.strip_suffix('\'').unwrap()]).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commands_of_the_runbook_are_answered() {
+    let operating = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating.md");
+    let operating = fs::read_to_string(operating).unwrap();
+    let commands: Vec<&str> =
+        operating.lines().filter_map(|line| line.strip_prefix("orders ask ")).collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    let life = Life::start("runbook", "");
+    until("ready", || life.http("GET", "/readyz").0 == 200);
+    for command in commands {
+        let answer = life.ask(&words(command));
+        assert!(answer.status.success(), "orders ask {command}: {answer:?}");
+    }
+    let (code, report) = life.terminate();
+    assert_eq!(code, Some(0), "{report}");
+}
