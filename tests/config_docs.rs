@@ -83,6 +83,8 @@ fn plan(config: &Config) -> Result<String, BuildError> {
                 .group_by(|n| **n % 2, Window::items(100))
                 .parallel(16, &orders, async |_| Ok(()))
         })
+        // so that the other one may be switched off
+        .pipeline("other", |flow| flow.json::<u64>())
         .config(config.clone())
         .build()?;
     Ok(processor.explain())

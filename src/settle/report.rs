@@ -335,6 +335,11 @@ mod tests {
         assert!(text.contains("2 faults in faults.ndjson"), "{text}");
         assert!(text.contains("f0") && text.contains("f2") && !text.contains("f3"), "{text}");
         assert!(text.ends_with("resubmit them"), "{text}");
+        // where they are, the first three fingerprints, how many more, what to do next
+        let end: Vec<&str> = text.lines().rev().take(6).collect();
+        let place = end[5].trim();
+        assert_eq!((place, end[1]), ("2 faults in faults.ndjson", "  and 1 kinds more"), "{text}");
+        assert!(end[4].contains("9 x f0") && end[2].contains("7 x f2"), "{text}");
     }
 
     #[test]
@@ -342,7 +347,10 @@ mod tests {
         let mut r = report();
         assert_eq!(r.exit_code(), 3);
         r.pipelines.values_mut().for_each(|p| p.open = 0);
-        assert_eq!(r.exit_code(), 0);
+        assert_eq!(r.exit_code(), 0, "faults alone do not make it fail");
+        r.faults_unconfirmed = 1;
+        assert_eq!(r.exit_code(), 3);
+        assert!(r.to_string().contains("1 faults were not stored"), "{r}");
         r.error = Some("fatal".into());
         assert_eq!(r.exit_code(), 1);
     }
