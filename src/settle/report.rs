@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Tally;
 use crate::error::Class;
@@ -51,7 +51,9 @@ fn as_secs<S: serde::Serializer>(elapsed: &Duration, s: S) -> Result<S::Ok, S::E
 }
 
 /// A range of positions that was never read, and is gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// It reads back from the JSON of a [`Report`], so that another process can repair it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Gap {
     /// The stream.
@@ -65,7 +67,8 @@ pub struct Gap {
 }
 
 impl Gap {
-    pub(crate) fn new(
+    /// Of this shard, from the first position that is missing up to the first that is there again.
+    pub fn new(
         stream: impl Into<String>,
         shard: impl fmt::Display,
         from: impl fmt::Display,
@@ -359,5 +362,14 @@ mod tests {
     fn it_serialises_by_pipeline() {
         let json = serde_json::to_value(report()).expect("serialises");
         assert_eq!(json["pipelines"]["totals"]["read"], 10);
+    }
+
+    #[test]
+    fn a_gap_reads_back_from_the_json_of_a_report() {
+        let gap = Gap::new("orders", "0", 3, 9);
+        let report = Report { gaps: vec![gap.clone()], ..report() };
+        let json = serde_json::to_value(&report).unwrap();
+        let read: Vec<Gap> = serde_json::from_value(json["gaps"].clone()).unwrap();
+        assert_eq!(read, [gap]);
     }
 }
