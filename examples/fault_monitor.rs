@@ -37,11 +37,9 @@ async fn main() -> Result<(), BoxError> {
                     {
                         alerted.insert(kind.key.clone(), first.timestamp);
                         let FaultEvent { class, pipeline, stage, err, .. } = &**first;
+                        let (key, name, count) = (&kind.key, &err.name, kind.items.len());
                         println!(
-                            "ALERT {} {class} in {pipeline}/{stage}: {} ({} at once)",
-                            kind.key,
-                            err.name,
-                            kind.items.len()
+                            "ALERT {key} {class} in {pipeline}/{stage}: {name} ({count} at once)"
                         );
                     }
                     Ok(())

@@ -14,7 +14,6 @@ struct Order {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let ledger = Resource::builder("ledger").timeout(Duration::from_millis(800)).build()?;
-    let faults = memory::faults();
     let processor = Processor::builder("orders")
         .source(memory::stream([
             r#"{"type":"order","customer":"ann","cents":1250}"#,
@@ -22,7 +21,7 @@ async fn main() -> Result<(), BoxError> {
             r#"{"type":"order","customer":"ann""#,
             r#"{"type":"invoice","total":7}"#,
         ]))
-        .faults(faults.clone())
+        .faults(memory::faults())
         .pipeline("totals", move |flow| {
             flow.of_type("order")
                 .json::<Order>()
@@ -33,8 +32,6 @@ async fn main() -> Result<(), BoxError> {
                 })
         })
         .build()?;
-    let report = processor.run(Shutdown::never()).await?;
-    println!("{report}");
-    assert_eq!(faults.events().len(), 2);
+    println!("{}", processor.run(Shutdown::never()).await?);
     Ok(())
 }

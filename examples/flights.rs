@@ -171,7 +171,7 @@ async fn run(args: &Args) -> Result<Report, BoxError> {
     drop((processor, store));
     writer.close()?;
     if !report.stopped && report.exit_code() == 0 {
-        fs::remove_file(&checkpoint)?;
+        file::forget(&checkpoint)?;
     }
     Ok(report)
 }

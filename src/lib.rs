@@ -201,7 +201,7 @@ pub use flow::{Flow, Input, Stage, Window};
 pub use panics::hide_panic_messages;
 #[doc(inline)]
 pub use processor::{
-    BuildError, By, FaultStatus, Handle, LaneStatus, Outcome, Phase, PipelineStatus, Process,
+    BuildError, By, FaultStatus, Handle, LaneStatus, Phase, PipelineStatus, Process, Processed,
     Processor, ProcessorBuilder, RunError, Shutdown, SourceStatus, Status, SwitchError, Trigger,
     shutdown,
 };

@@ -4,12 +4,15 @@
 //! [`Envelope`](crate::envelope::Envelope); what it means is the business of the handler.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::envelope::time::rfc3339;
 
 pub use self::headers::Headers;
 pub use self::position::{ParsePositionError, Position};
@@ -124,6 +127,31 @@ impl fmt::Display for Timestamp {
         } else {
             write!(f, "{year:+05}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{micros:06}Z")
         }
+    }
+}
+
+/// A time that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a time; accepted: a date and time with its zone by RFC 3339, such as 2013-01-01T10:17:00Z"
+)]
+pub struct ParseTimestampError(());
+
+impl FromStr for Timestamp {
+    type Err = ParseTimestampError;
+
+    /// Reads a date and time by RFC 3339, and whatever `Display` prints. Digits below a microsecond are cut off.
+    ///
+    /// ```
+    /// use streambreaker::Timestamp;
+    ///
+    /// let time: Timestamp = "2013-01-01T05:17:00-05:00".parse()?;
+    /// assert_eq!(time.to_string(), "2013-01-01T10:17:00.000000Z");
+    /// assert!("2013-01-01".parse::<Timestamp>().is_err());
+    /// # Ok::<(), streambreaker::record::ParseTimestampError>(())
+    /// ```
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        rfc3339(text).ok_or(ParseTimestampError(()))
     }
 }
 
@@ -403,6 +431,18 @@ mod tests {
         );
         // the year 99,999 is printed, not refused
         assert!(Timestamp::from_millis(3_093_527_980_799_000).to_string().starts_with("+99999-"));
+    }
+
+    #[test]
+    fn a_timestamp_is_read_as_it_is_printed() {
+        for micros in [i64::MIN, -1, 0, 1_357_035_420_123_456, 3_093_527_980_799_000_000, i64::MAX]
+        {
+            let time = Timestamp::from_micros(micros);
+            assert_eq!(time.to_string().parse(), Ok(time), "{time}");
+        }
+        for bad in ["", "now", "2013-01-01", "2013-01-01T10:17:00", "2013-02-30T00:00:00Z"] {
+            assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -121,10 +121,10 @@ impl Caps {
 #[non_exhaustive]
 pub enum SourceError {
     /// It may go better next time: tried again after a backoff, for as long as the processor runs.
-    #[error("the source cannot be read just now")]
+    #[error("the source cannot be read just now; it is tried again")]
     Transient(#[source] BoxError),
     /// It will not go better: the processor drains and ends with this error.
-    #[error("the source cannot be read")]
+    #[error("the source cannot be read, and trying again will not help; its cause says why")]
     Fatal(#[source] BoxError),
 }
 
@@ -156,10 +156,10 @@ impl SourceError {
 #[non_exhaustive]
 pub enum CommitError {
     /// Tried again, with what is settled by then.
-    #[error("the commit did not go through")]
+    #[error("the commit did not go through; it is made again")]
     Transient(#[source] BoxError),
     /// The shard belongs to someone else by now: it is given up at once.
-    #[error("the shard belongs to another owner")]
+    #[error("the shard belongs to another owner by now; it is given up")]
     Fenced,
 }
 

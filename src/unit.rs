@@ -1,6 +1,7 @@
 //! Units of work: what flows through a pipeline.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::record::{PartPath, Record, Timestamp};
-use crate::settle::{Batch, Fate, Flag, LaneState, Ticket};
+use crate::settle::{Batch, Fate, FaultedPart, Flag, LaneState, Ticket};
 
 /// A value of type `T` and its *lineage*: the records it came from.
 ///
@@ -95,6 +96,14 @@ impl Members {
 pub(crate) struct Member {
     pub(crate) ticket: Ticket,
     pub(crate) part: PartPath,
+    /// Whether a group was split to make it: then it is a part of all the group's records together.
+    shared: bool,
+}
+
+impl Member {
+    fn whole(ticket: Ticket) -> Self {
+        Self { ticket, part: PartPath::whole(), shared: false }
+    }
 }
 
 impl Lineage {
@@ -170,20 +179,20 @@ impl Lineage {
         }
     }
 
-    /// Whether all of its records are a replay's.
     /// Whether it was sent again from a fault.
     pub(crate) fn is_resubmitted(&self) -> bool {
         let first = self.records().next();
         first.is_some_and(|record| matches!(record.delivery(), crate::Delivery::Resubmit { .. }))
     }
 
+    /// Whether all of its records are a replay's.
     pub(crate) fn is_replay(&self) -> bool {
         !self.is_empty() && self.records().all(|record| record.delivery().is_replay())
     }
 
     fn take_into(&mut self, all: &mut Vec<Member>) {
         match self.0.take() {
-            Members::One(ticket) => all.push(Member { ticket, part: PartPath::whole() }),
+            Members::One(ticket) => all.push(Member::whole(ticket)),
             Members::Rest(members) => all.extend(members.into_iter().flat_map(|many| *many)),
         }
     }
@@ -194,7 +203,7 @@ impl Lineage {
             Members::Rest(members) => members.unwrap_or_default(),
             Members::One(ticket) => {
                 let mut all = Box::new(Vec::with_capacity(4));
-                all.push(Member { ticket, part: PartPath::whole() });
+                all.push(Member::whole(ticket));
                 all
             }
         };
@@ -269,15 +278,35 @@ impl Lineage {
                 return Err(Lineage(Members::many(own)));
             }
         }
+        let shared = own.len() > 1;
         Ok((0..n)
             .map(|index| {
                 let part = |member: &Member| Member {
                     ticket: member.ticket.again(),
                     part: member.part.part(index),
+                    shared: member.shared || shared,
                 };
                 Lineage(Members::many(own.iter().map(part).collect()))
             })
             .collect())
+    }
+
+    /// Which of the parts that a split makes of this have had their fault in this life already: where it is one record,
+    /// whatever its part was grouped with then; where it is a group, in one fault of just these records.
+    pub(crate) fn faulted_parts(&self) -> Vec<u32> {
+        let of = self.len();
+        let mut parts: Option<BTreeMap<u32, Uuid>> = None;
+        for (ticket, whole) in self.members() {
+            let mut own = ticket.faulted_parts(whole, of);
+            if let Some(parts) = &parts {
+                own.retain(|part, fault| parts.get(part) == Some(fault));
+            }
+            if own.is_empty() {
+                return Vec::new();
+            }
+            parts = Some(own);
+        }
+        parts.into_iter().flat_map(BTreeMap::into_keys).collect()
     }
 
     /// Hands the records over to the fault list, which decides them when the fault is stored.
@@ -354,13 +383,13 @@ impl Held {
         &self.0
     }
 
-    /// The fault is stored.
-    pub(crate) fn confirm(mut self) {
-        // a part of a group may be made of other records next time, and then it is another unit
-        let alone = self.0.len() == 1;
+    /// The fault of this id is stored.
+    pub(crate) fn confirm(mut self, fault: Uuid) {
+        let all = self.0.len();
         for member in std::mem::take(&mut self.0) {
-            if alone && !member.part.is_whole() {
-                member.ticket.note_faulted(member.part);
+            if !member.part.is_whole() {
+                let of = if member.shared { all } else { 1 };
+                member.ticket.note_faulted(member.part, FaultedPart { fault, of });
             }
             member.ticket.unhold(Fate::Faulted);
         }

@@ -177,6 +177,15 @@ async fn switches_are_turned_and_say_who_and_why() {
     assert_eq!(post(at, "/resources/orders%2Fdb/on_open", on_open).await.status, 200);
     let status = get(at, "/status").await.json();
     assert_eq!(status["resources"][0]["breaker"]["on_open"], "siphon");
+    // off, it is as it was built again, whatever was turned before
+    let siphon = "/resources/orders%2Fdb/siphon";
+    for (on, control, on_open) in [(true, "held_open", "siphon"), (false, "auto", "fault")] {
+        assert_eq!(post(at, siphon, json!({ "on": on })).await.status, 200);
+        let breaker = &get(at, "/status").await.json()["resources"][0]["breaker"];
+        assert_eq!((&breaker["control"], &breaker["on_open"]), (&json!(control), &json!(on_open)));
+    }
+    post(at, breaker, json!({"control": "close"})).await;
+    post(at, breaker, json!({"control": "auto"})).await;
     let guard = json!({"ratio": 0.9, "cool_down": "1s"});
     assert_eq!(post(at, "/pipelines/all/flood_guard", guard).await.status, 200);
     for n in 0..10u64 {
@@ -202,12 +211,16 @@ async fn switches_are_turned_and_say_who_and_why() {
             "\"breaker\"",
             "\"breaker\"",
             "\"on_open\"",
+            "\"siphon\"",
+            "\"siphon\"",
+            "\"breaker\"",
+            "\"breaker\"",
             "\"flood_guard\"",
             "\"skip\""
         ]
     );
     assert!(audits.iter().all(|line| line.field("who") == "ada" && line.field("why") == "a test"));
-    let guard = audits[6].field("value");
+    let guard = audits[10].field("value");
     assert!(guard.contains("0.9") && guard.contains("1s") && guard.contains("1000"), "{guard}");
 }
 
@@ -258,6 +271,12 @@ async fn what_is_wrong_is_answered_by_what_is_accepted() {
             "orders/db",
         ),
         ("/resources/db/on_open", r#"{"who": "a", "why": "b", "on_open": "no"}"#, 400, "`siphon`"),
+        (
+            "/resources/orders%2Fdb/siphon",
+            r#"{"who": "a", "why": "b", "on": 1}"#,
+            400,
+            "true or false",
+        ),
         ("/skip", r#"{"who": "a", "why": "b", "shard": "9", "position": "1"}"#, 404, "shard"),
         ("/skip", r#"{"who": "a", "why": "b", "shard": "0", "position": ""}"#, 400, "position"),
         ("/skip/", "{}", 404, "/resources/{name}/breaker"),

@@ -57,7 +57,7 @@ fn values_can_be_sent_shared_and_moved() {
         // a processor and what it says
         Processor,
         Process,
-        Outcome,
+        Processed,
         Report,
         PipelineReport,
         FaultKind,

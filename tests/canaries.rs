@@ -469,7 +469,7 @@ async fn run(fatal: bool, faults: &Faults, printed: &Printed) {
     assert!(report.pipelines["handlers"].restarts >= 3, "{report}");
 
     let batch = [record(5, r#"{"n": 5, "secret": "s"}"#.to_owned())];
-    printed.debug("Outcome", &processor.process(batch).await);
+    printed.debug("Processed", &processor.process(batch).await);
 }
 
 /// What is printed without a run.

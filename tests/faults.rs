@@ -492,3 +492,170 @@ async fn f11_the_flood_guard_stands_a_healthy_pipeline_that_lingers() {
     let all = &report.pipelines["all"];
     assert_eq!((all.done, all.faulted, all.restarts), (19_800, 200, 0), "{report}");
 }
+
+/// Numbers are split into two parts, of which the first are faulted together, and the second returned for a while.
+fn split_and_grouped(
+    split_first: bool,
+    stream: &Stream,
+    faults: &memory::Collect<FaultEvent>,
+) -> Processor {
+    let tries = Effects::default();
+    let db = once("db");
+    Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let tries = tries.clone();
+            let handle = async move |part: &u64| match part {
+                0 => Err("bad").fault(),
+                // two of three times it is returned, and then all come again
+                _ if tries.note(1) % 3 != 0 => Err("down").transient(),
+                _ => Ok(()),
+            };
+            let window = Window::items(4).linger(Duration::from_millis(50));
+            match split_first {
+                true => flow
+                    .json::<u64>()
+                    .split(|_| [0u64, 1])
+                    .group_by(|part| *part, window)
+                    .map(|group| group.key)
+                    .parallel(4, &db, handle)
+                    .boxed(),
+                false => flow
+                    .json::<u64>()
+                    .group_by(|_| (), window)
+                    .split(|_| [0u64, 1])
+                    .parallel(4, &db, handle)
+                    .boxed(),
+            }
+        })
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_f11_parts_that_were_faulted_in_a_group_are_not_faulted_again_with_each_restart() {
+    for split_first in [true, false] {
+        let stream = numbers(8, 1);
+        stream.close();
+        let faults = memory::faults();
+        let run = split_and_grouped(split_first, &stream, &faults);
+        let report = tokio::time::timeout(HOUR, run.run(Shutdown::never())).await.unwrap().unwrap();
+        let all = &report.pipelines["all"];
+        assert!(all.restarts >= 2, "{split_first}: {report}");
+        assert_eq!((all.read, all.faulted, all.returned), (8, 8, 0), "{split_first}: {report}");
+        // the counter is what is durable: each unit once in this life
+        let ids: BTreeSet<_> = faults.events().iter().map(|event| event.id).collect();
+        assert_eq!(ids.len() as u64, report.faults_stored, "{split_first}");
+        assert_eq!(ids.len(), faults.len(), "{split_first}");
+        let held: Vec<Position> = faults
+            .events()
+            .iter()
+            .flat_map(|event| event.records.iter())
+            .map(|held| held.record.position().clone())
+            .collect();
+        assert_eq!(held.len(), 8, "{split_first}: each record is in one of them: {held:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_a_fault_about_a_fault_says_its_depth_and_the_third_is_returned_instead() {
+    let refuse = async |payload: Vec<u8>| {
+        let faults = memory::faults();
+        let processor = Processor::builder("monitor")
+            .faults(faults.clone())
+            .pipeline("all", |flow| {
+                flow.decode(|_: &streambreaker::Received| {
+                    Err::<u64, _>(streambreaker::BoxError::from("never"))
+                })
+            })
+            .build()
+            .unwrap();
+        let record = streambreaker::Record::new("faults", "0", Position::from(0), payload);
+        let done = processor.process([record]).await;
+        (faults.items().first().cloned(), done.returned.len())
+    };
+    let mut payload = b"no fault at all".to_vec();
+    for depth in 0..2 {
+        let (event, returned) = refuse(payload).await;
+        let event = event.expect("it is stored");
+        assert_eq!((event.depth, returned), (depth, 0));
+        payload = event.to_json();
+    }
+    let (event, returned) = refuse(payload).await;
+    assert!(event.is_none() && returned == 1, "somebody reads his own faults");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f6_f11_a_fault_that_is_too_large_comes_in_parts_and_the_counter_is_what_is_stored() {
+    let stream = Stream::new("numbers", 1);
+    for n in 0..12u64 {
+        stream.push(format!("{n:>1000}"));
+    }
+    stream.close();
+    let faults = memory::faults().with_limits(Limits::items(10).with_bytes(6_000));
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            flow.json::<u64>()
+                .group_by(|_| 0, Window::items(12))
+                .call(&db, async |_| Err::<(), _>("bad").fault())
+        })
+        .build()
+        .unwrap();
+    let run = processor.run(Shutdown::never());
+    let report = tokio::time::timeout(HOUR, run).await.expect("ends").unwrap();
+    let events = faults.items();
+    assert!(events.len() > 2, "{} events", events.len());
+    assert!(events.iter().all(|event| event.to_json().len() <= 6_000));
+    let held: Vec<_> = events.iter().flat_map(|event| event.records.iter()).collect();
+    let positions: BTreeSet<Position> =
+        held.iter().map(|held| held.record.position().clone()).collect();
+    assert_eq!((held.len(), positions.len()), (12, 12), "each record is in one, whole");
+    assert!(held.iter().all(|held| held.record.payload().len() == 1_000));
+    assert_eq!(report.pipelines["all"].faulted, 12, "{report}");
+    assert_eq!(report.faults_stored, events.len() as u64, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_bulk_write_faults_what_ran_out_and_sends_what_was_accepted_no_more() {
+    let stream = numbers(40, 1);
+    stream.close();
+    let faults = memory::faults();
+    let sink = memory::Collect::<Event<u64>>::new().with_limits(Limits::items(10));
+    sink.decide(|_, n: &Event<u64>| if **n % 10 == 3 { Verdict::Retry } else { Verdict::Done });
+    let index = Resource::builder("index")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::exponential().max_attempts(3))
+        .retry_quota(RetryQuota::unlimited())
+        .on_exhausted(OnExhausted::Fault)
+        .build()
+        .unwrap();
+    let target = sink.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| flow.json::<u64>().bulk_write(&index, target.clone()))
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.faulted, all.restarts), (36, 4, 0), "{report}");
+    let mut refused: Vec<String> = faults
+        .events()
+        .iter()
+        .map(|event| {
+            assert_eq!((event.records.len(), event.attempts.len()), (1, 3));
+            String::from_utf8_lossy(event.records[0].record.payload()).into_owned()
+        })
+        .collect();
+    refused.sort();
+    assert_eq!(refused, ["13", "23", "3", "33"]);
+    let mut sent: std::collections::BTreeMap<u64, u32> = Default::default();
+    for item in sink.requests().iter().flatten() {
+        *sent.entry(**item).or_default() += 1;
+    }
+    assert!(sent.iter().all(|(n, times)| *times == if n % 10 == 3 { 3 } else { 1 }), "{sent:?}");
+}

@@ -136,7 +136,7 @@ async fn s4_assigned_again_with_old_work_in_flight_every_record_is_dispatched_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn s5_revoked_during_a_restart_backoff_the_wait_ends_at_once() {
+async fn s5_told_to_stop_during_a_restart_backoff_the_wait_ends_at_once() {
     let stream = numbers(10, 1);
     let db = once("db");
     let processor = Processor::builder("p")

@@ -7,20 +7,16 @@ use uuid::Uuid;
 
 use crate::resubmit_report::Refused;
 
-/// Puts faults together that were too large for their sink and lie in parts; parts whose others are not there are refused.
-pub(crate) fn assemble(
-    faults: Vec<FaultEvent>,
-    refused: &mut BTreeMap<Uuid, Refused>,
-) -> Vec<FaultEvent> {
-    let (mut whole, mut parts): (Vec<FaultEvent>, BTreeMap<Uuid, Vec<FaultEvent>>) =
-        (Vec::new(), BTreeMap::new());
-    for fault in faults {
-        match fault.part {
-            Some(part) => parts.entry(part.of).or_default().push(fault),
-            None => whole.push(fault),
-        }
-    }
-    for (of, mut found) in parts {
+/// Puts faults together that were too large for their sink and lie in parts.
+#[derive(Default)]
+pub(crate) struct Assembly(BTreeMap<Uuid, Vec<FaultEvent>>);
+
+impl Assembly {
+    /// Takes a fault; gives it back as it is, or the whole whose last part it was.
+    pub(crate) fn add(&mut self, fault: FaultEvent) -> Option<FaultEvent> {
+        let Some(part) = fault.part else { return Some(fault) };
+        let found = self.0.entry(part.of).or_default();
+        found.push(fault);
         found.sort_by_key(|fault| fault.part.map(|part| part.first));
         let total = found.iter().filter_map(|fault| fault.part).map(|part| part.total).max();
         let mut next = 0u32;
@@ -30,16 +26,21 @@ pub(crate) fn assemble(
             fits
         });
         if !joined || total != Some(next) {
-            refused.extend(found.iter().map(|f| (f.id, Refused::Partial { whole: of })));
-            continue;
+            return None;
         }
+        let mut found = self.0.remove(&part.of)?;
         let records = found.iter().flat_map(|fault| fault.records.clone()).collect();
-        let mut one = found.swap_remove(0);
-        one.part = None;
-        one.id = of;
-        one.records = records;
-        whole.push(one);
+        let mut whole = found.swap_remove(0);
+        whole.part = None;
+        whole.id = part.of;
+        whole.records = records;
+        Some(whole)
     }
-    whole.sort_by_key(|fault| (fault.timestamp, fault.id));
-    whole
+
+    /// The parts whose others have not come.
+    pub(crate) fn rest(self) -> impl Iterator<Item = (Uuid, Refused)> {
+        self.0.into_iter().flat_map(|(whole, parts)| {
+            parts.into_iter().map(move |part| (part.id, Refused::Partial { whole }))
+        })
+    }
 }

@@ -28,6 +28,9 @@ pub enum LakeError {
     /// The lake's folder cannot be used.
     #[error("the folder cannot be used as a lake: name a directory that can be written to")]
     Folder(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no such folder.
+    #[error("there is no lake in {0:?}: check the path, or store something first")]
+    Absent(String),
     /// An object cannot be taken as what its name says.
     #[error("the object {path} is not readable: {damage}")]
     Damaged {

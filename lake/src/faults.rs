@@ -3,7 +3,7 @@
 //! They lie in lines of JSON, `stream=<…>/kind=fault/date=…/hour=…/<name>.ndjson`, an object a request: the form that every
 //! tool for fault events reads. A fault is named by its id; the same fault in two objects is one fault.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use async_trait::async_trait;
@@ -298,7 +298,8 @@ impl FaultSelection {
         &self.stream
     }
 
-    fn takes(&self, fault: &FaultEvent) -> bool {
+    /// Whether this fault is meant. Its stream is not looked at: in the lake that is the folder it lies in.
+    pub fn takes(&self, fault: &FaultEvent) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
         };
@@ -334,23 +335,33 @@ impl fmt::Debug for FoundFaults {
     }
 }
 
-/// How many faults are held at once, unless told.
+/// How many faults are held at once.
 const MOST: usize = 10_000;
 
 impl Lake {
-    /// The faults that are selected: the first 10,000 of them.
+    /// The faults that are selected: the first 10,000 of them. [`scan_faults`](Self::scan_faults) has no such limit.
     ///
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`]. What cannot be read is in the answer, never an error.
     pub async fn faults(&self, selection: &FaultSelection) -> Result<FoundFaults, LakeError> {
-        self.faults_up_to(selection, MOST).await
+        let mut scan = self.scan_faults(selection).await?;
+        let (mut faults, mut more) = (Vec::new(), false);
+        while let Some(fault) = scan.next().await? {
+            more = faults.len() >= MOST;
+            if more {
+                break;
+            }
+            faults.push(fault);
+        }
+        faults.sort_by_key(|fault| (fault.timestamp, fault.id));
+        Ok(FoundFaults { faults, damaged: scan.damaged, more })
     }
 
-    pub(crate) async fn faults_up_to(
-        &self,
-        selection: &FaultSelection,
-        most: usize,
-    ) -> Result<FoundFaults, LakeError> {
+    /// The faults that are selected, one after the other: for more of them than should be held at once.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn scan_faults(&self, selection: &FaultSelection) -> Result<FaultScan, LakeError> {
         let folder = fault_folder(self, selection.stream())?;
         let mut paths: Vec<Path> = self
             .store
@@ -361,10 +372,54 @@ impl Lake {
             .map_err(LakeError::store("list the faults"))?;
         // folders are by time: so these are the first
         paths.sort();
-        let mut found = FoundFaults::default();
-        let mut by_id: BTreeMap<Uuid, FaultEvent> = BTreeMap::new();
-        for path in paths {
-            let (faults, damage) = match read_object(self, &path).await {
+        Ok(FaultScan {
+            lake: self.clone(),
+            selection: selection.clone(),
+            paths: paths.into(),
+            ahead: VecDeque::new(),
+            seen: BTreeSet::new(),
+            damaged: Vec::new(),
+        })
+    }
+}
+
+/// The faults of a stream that are selected, each once, about in the order in which they were stored: see
+/// [`Lake::scan_faults`].
+#[must_use = "it reads nothing before `next`"]
+pub struct FaultScan {
+    lake: Lake,
+    selection: FaultSelection,
+    paths: VecDeque<Path>,
+    /// Of the object that was read last.
+    ahead: VecDeque<FaultEvent>,
+    seen: BTreeSet<Uuid>,
+    damaged: Vec<(String, Damage)>,
+}
+
+impl fmt::Debug for FaultScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultScan").field("selection", &self.selection).finish_non_exhaustive()
+    }
+}
+
+impl FaultScan {
+    /// The next fault; none at the end.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Key`]; it can be called again then. What cannot be read is skipped and is among
+    /// [`damaged`](Self::damaged), never an error.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: nothing is taken before it is returned.
+    pub async fn next(&mut self) -> Result<Option<FaultEvent>, LakeError> {
+        loop {
+            while let Some(fault) = self.ahead.pop_front() {
+                if self.selection.takes(&fault) && self.seen.insert(fault.id) {
+                    return Ok(Some(fault));
+                }
+            }
+            let Some(path) = self.paths.front() else { return Ok(None) };
+            let (faults, damage) = match read_object(&self.lake, path).await {
                 Ok(read) => read,
                 Err(LakeError::Damaged { damage, .. }) => (Vec::new(), Some(damage)),
                 Err(error) => return Err(error),
@@ -374,22 +429,15 @@ impl Lake {
                     target: "streambreaker::lake", object = %path, %damage,
                     "an object of faults cannot be read in full; the rest of it is skipped",
                 );
-                found.damaged.push((path.to_string(), damage));
+                self.damaged.push((path.to_string(), damage));
             }
-            for fault in faults.into_iter().filter(|fault| selection.takes(fault)) {
-                let known = by_id.contains_key(&fault.id);
-                if !known && by_id.len() >= most {
-                    found.more = true;
-                    continue;
-                }
-                by_id.entry(fault.id).or_insert(fault);
-            }
-            if found.more {
-                break;
-            }
+            self.ahead = faults.into();
+            self.paths.pop_front();
         }
-        found.faults = by_id.into_values().collect();
-        found.faults.sort_by_key(|fault| (fault.timestamp, fault.id));
-        Ok(found)
+    }
+
+    /// What could not be read so far, by path.
+    pub fn damaged(&self) -> &[(String, Damage)] {
+        &self.damaged
     }
 }

@@ -78,6 +78,18 @@ impl Lake {
         Ok(Self::new(Arc::new(store)))
     }
 
+    /// The lake in this directory, which must be there: for those who read, and should not make an empty one of a
+    /// mistyped path.
+    ///
+    /// # Errors
+    /// [`LakeError::Absent`], [`LakeError::Folder`].
+    pub fn existing(folder: impl AsRef<FilePath>) -> Result<Self, LakeError> {
+        if !folder.as_ref().is_dir() {
+            return Err(LakeError::Absent(folder.as_ref().display().to_string()));
+        }
+        Self::local(folder)
+    }
+
     /// A lake in any store that creates an object only where there is none yet
     /// ([`PutMode::Create`]): the crate `object_store` has them for S3, Google, Azure and others.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
-use streambreaker::Class;
+use streambreaker::{Class, FaultEvent};
 
 use crate::error::LakeError;
 use crate::faults::FaultSelection;
@@ -79,42 +79,73 @@ impl Lake {
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`].
     pub async fn lessons(&self, selection: &FaultSelection) -> Result<Vec<Lesson>, LakeError> {
-        let found = self.faults(selection).await?;
         let ledger = Ledger::open(self, selection.stream())?;
-        let mut lessons: BTreeMap<String, Lesson> = BTreeMap::new();
-        for fault in found.faults {
-            let row = ledger.row(fault.part.map_or(fault.id, |part| part.of)).await?;
-            let lesson = lessons.entry(fault.fingerprint.clone()).or_insert_with(|| Lesson {
-                fingerprint: fault.fingerprint.clone(),
-                class: fault.class,
-                pipeline: fault.pipeline.clone(),
-                stage: fault.stage.clone(),
-                error: fault.err.name.clone(),
-                faults: 0,
-                releases: BTreeMap::new(),
-                open: 0,
-                succeeded: 0,
-                unchanged: 0,
-                failed_again: 0,
-                dismissed: 0,
-            });
-            lesson.faults += 1;
-            let release = fault.release.clone().unwrap_or_default();
-            *lesson.releases.entry(release).or_default() += 1;
-            match row.state() {
-                FaultState::Succeeded { release } => {
-                    lesson.succeeded += 1;
-                    lesson.unchanged += u64::from(release.is_some() && release == fault.release);
-                }
-                FaultState::FailedAgain { .. } => lesson.failed_again += 1,
-                FaultState::Dismissed => lesson.dismissed += 1,
-                FaultState::Pending | FaultState::Resubmitted { .. } => lesson.open += 1,
-            }
+        let (mut scan, mut lessons) = (self.scan_faults(selection).await?, Lessons::default());
+        while let Some(fault) = scan.next().await? {
+            lessons.add(&ledger, &fault).await?;
         }
-        let mut lessons: Vec<Lesson> = lessons.into_values().collect();
+        Ok(lessons.by_frequency())
+    }
+
+    /// The same of these faults of a stream, wherever they come from: what became of them is in this lake's ledger. Of each
+    /// only its head is looked at, so its records may be left out.
+    ///
+    /// # Errors
+    /// [`LakeError::Store`], [`LakeError::Name`].
+    pub async fn lessons_of(
+        &self,
+        stream: &str,
+        faults: &[FaultEvent],
+    ) -> Result<Vec<Lesson>, LakeError> {
+        let (ledger, mut lessons) = (Ledger::open(self, stream)?, Lessons::default());
+        for fault in faults {
+            lessons.add(&ledger, fault).await?;
+        }
+        Ok(lessons.by_frequency())
+    }
+}
+
+/// Lessons by fingerprint.
+#[derive(Default)]
+struct Lessons(BTreeMap<String, Lesson>);
+
+impl Lessons {
+    async fn add(&mut self, ledger: &Ledger, fault: &FaultEvent) -> Result<(), LakeError> {
+        let row = ledger.row(fault.part.map_or(fault.id, |part| part.of)).await?;
+        let lesson = self.0.entry(fault.fingerprint.clone()).or_insert_with(|| Lesson {
+            fingerprint: fault.fingerprint.clone(),
+            class: fault.class,
+            pipeline: fault.pipeline.clone(),
+            stage: fault.stage.clone(),
+            error: fault.err.name.clone(),
+            faults: 0,
+            releases: BTreeMap::new(),
+            open: 0,
+            succeeded: 0,
+            unchanged: 0,
+            failed_again: 0,
+            dismissed: 0,
+        });
+        lesson.faults += 1;
+        let release = fault.release.clone().unwrap_or_default();
+        *lesson.releases.entry(release).or_default() += 1;
+        match row.state() {
+            FaultState::Succeeded { release } => {
+                lesson.succeeded += 1;
+                lesson.unchanged += u64::from(release.is_some() && release == fault.release);
+            }
+            FaultState::FailedAgain { .. } => lesson.failed_again += 1,
+            FaultState::Dismissed => lesson.dismissed += 1,
+            FaultState::Pending | FaultState::Resubmitted { .. } => lesson.open += 1,
+        }
+        Ok(())
+    }
+
+    fn by_frequency(self) -> Vec<Lesson> {
+        let mut lessons: Vec<Lesson> = self.0.into_values().collect();
         lessons.sort_by(|a, b| {
             b.faults.cmp(&a.faults).then_with(|| a.fingerprint.cmp(&b.fingerprint))
         });
-        Ok(lessons)
+        lessons
     }
 }

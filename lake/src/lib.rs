@@ -86,7 +86,7 @@ pub use object_store;
 
 pub use self::decode::Bounds;
 pub use self::error::{Damage, LakeError};
-pub use self::faults::{FaultLake, FaultSelection, FoundFaults};
+pub use self::faults::{FaultLake, FaultScan, FaultSelection, FoundFaults};
 pub use self::lake::Lake;
 pub use self::ledger::{FaultState, LedgerEntry};
 pub use self::lessons::Lesson;

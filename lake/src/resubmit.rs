@@ -7,18 +7,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::future::Future;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use streambreaker::clock::{Clock, SystemClock};
 use streambreaker::fault::FaultRecord;
 use streambreaker::{By, Delivery, FaultEvent, Position, Processor, Record, ShardId};
 use uuid::Uuid;
 
-use crate::assemble::assemble;
+use crate::assemble::Assembly;
 use crate::error::LakeError;
-use crate::faults::{FaultSelection, FoundFaults};
+use crate::faults::{FaultScan, FaultSelection};
 use crate::lake::Lake;
 use crate::ledger::{FaultState, Ledger, LedgerEntry, Row};
 use crate::manifest::Manifest;
@@ -32,7 +35,7 @@ use crate::writer::same;
 pub struct Resubmission {
     lake: Lake,
     selection: FaultSelection,
-    given: Option<Vec<FaultEvent>>,
+    given: Option<Box<dyn Iterator<Item = FaultEvent> + Send>>,
     by: By,
     release: Option<String>,
     most: usize,
@@ -43,7 +46,11 @@ pub struct Resubmission {
     trusted: bool,
     unfinished: bool,
     clock: Arc<dyn Clock>,
+    stop: Stop,
+    watch: Option<Watch>,
 }
+
+type Watch = Box<dyn FnMut(&ResubmitReport) + Send>;
 
 impl fmt::Debug for Resubmission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,6 +60,65 @@ impl fmt::Debug for Resubmission {
 
 /// So many faults are sent before their ratio is judged.
 const JUDGED_FROM: u64 = 10;
+
+/// Faults that are looked up in the ledger ahead.
+const AHEAD: usize = 64;
+/// How many of them at once.
+const AT_ONCE: usize = 16;
+
+/// Where faults come from.
+enum Candidates {
+    Found(Box<FaultScan>),
+    Given { faults: Box<dyn Iterator<Item = FaultEvent> + Send>, seen: BTreeSet<Uuid> },
+}
+
+impl Candidates {
+    async fn next(&mut self) -> Result<Option<FaultEvent>, LakeError> {
+        match self {
+            Candidates::Found(scan) => scan.next().await,
+            Candidates::Given { faults, seen } => Ok(faults.find(|fault| seen.insert(fault.id))),
+        }
+    }
+
+    /// How many objects could not be read in full so far.
+    fn damaged(&self) -> u64 {
+        match self {
+            Candidates::Found(scan) => scan.damaged().len() as u64,
+            Candidates::Given { .. } => 0,
+        }
+    }
+}
+
+/// When to end before the end.
+enum Stop {
+    Never,
+    Waiting(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Pulled,
+}
+
+impl Stop {
+    /// Waits for so long, or until it is pulled.
+    async fn within(&mut self, span: Duration) {
+        match self {
+            Stop::Pulled => {}
+            Stop::Never => tokio::time::sleep(span).await,
+            Stop::Waiting(stop) => {
+                if tokio::time::timeout(span, stop).await.is_ok() {
+                    *self = Stop::Pulled;
+                }
+            }
+        }
+    }
+
+    fn is_pulled(&mut self) -> bool {
+        if let Stop::Waiting(stop) = self {
+            if stop.as_mut().now_or_never().is_some() {
+                *self = Stop::Pulled;
+            }
+        }
+        matches!(self, Stop::Pulled)
+    }
+}
 
 /// A fault that may be sent, with the records it is sent with.
 struct Ready {
@@ -114,6 +180,8 @@ impl Lake {
             trusted: false,
             unfinished: false,
             clock: Arc::new(SystemClock),
+            stop: Stop::Never,
+            watch: None,
         }
     }
 
@@ -153,18 +221,24 @@ impl Lake {
 impl Resubmission {
     /// These faults, instead of those that lie in the lake: of a file, for example. What becomes of them is noted in the
     /// lake all the same.
-    pub fn faults(mut self, faults: impl IntoIterator<Item = FaultEvent>) -> Self {
-        self.given = Some(faults.into_iter().collect());
+    ///
+    /// They are taken one by one, so that there may be more than memory holds.
+    pub fn faults<I>(mut self, faults: I) -> Self
+    where
+        I: IntoIterator<Item = FaultEvent, IntoIter: Send + 'static>,
+    {
+        self.given = Some(Box::new(faults.into_iter()));
         self
     }
 
     /// The release that processes them, to be noted: what succeeds with the very release that failed may deserve a retry.
+    /// The processor's own unless told.
     pub fn release(mut self, release: impl Into<String>) -> Self {
         self.release = Some(release.into());
         self
     }
 
-    /// At most so many faults; 1,000 unless told.
+    /// At most so many faults are sent; 1,000 unless told. Those that are settled, or refused, do not count.
     pub fn most(mut self, faults: usize) -> Self {
         self.most = faults;
         self
@@ -212,6 +286,18 @@ impl Resubmission {
         self
     }
 
+    /// Ends in peace when `stop` is ready: the fault that is being sent is sent to its end, and noted.
+    pub fn stop_on(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.stop = Stop::Waiting(Box::pin(stop));
+        self
+    }
+
+    /// Called after each fault that was sent, with the report so far: for a line of progress.
+    pub fn each(mut self, watch: impl FnMut(&ResubmitReport) + Send + 'static) -> Self {
+        self.watch = Some(Box::new(watch));
+        self
+    }
+
     /// Looks at everything and sends nothing: what would be sent, what is refused and why.
     ///
     /// # Errors
@@ -233,71 +319,124 @@ impl Resubmission {
     }
 
     async fn go(mut self, processor: &Processor, dry: bool) -> Result<ResubmitReport, LakeError> {
-        let found = match self.given.take() {
-            Some(faults) => {
-                let more = faults.len() > self.most;
-                let faults = faults.into_iter().take(self.most).collect();
-                FoundFaults { faults, more, ..FoundFaults::default() }
-            }
-            None => self.lake.faults_up_to(&self.selection, self.most).await?,
-        };
-        let mut report = ResubmitReport {
-            considered: found.faults.len() as u64,
-            damaged: found.damaged.len() as u64,
-            more: found.more,
-            ..ResubmitReport::default()
-        };
-        let mut streams: BTreeMap<String, Known> = BTreeMap::new();
-        let run = Uuid::new_v4();
-        for fault in assemble(found.faults, &mut report.refused) {
-            let id = fault.id;
-            let stream = fault.records.first().map_or_else(
-                || self.selection.stream().to_owned(),
-                |r| r.record.stream().to_owned(),
-            );
-            if !streams.contains_key(&stream) {
-                let ledger = Ledger::open(&self.lake, &stream)?;
-                let manifest = self.lake.manifest(&stream).await?;
-                streams.insert(stream.clone(), Known { ledger, manifest });
-            }
-            let Some(known) = streams.get(&stream) else { continue };
-            let mut row = known.ledger.row(id).await?;
-            if row.state().is_final() {
-                report.settled_before += 1;
-                continue;
-            }
-            match self.check(processor, fault, &row, known).await? {
-                Err(refused) => {
-                    report.refused.insert(id, refused);
-                }
-                Ok(ready) if dry => {
-                    report.sent += 1;
-                    report.records += ready.records.len() as u64;
-                }
-                Ok(ready) => {
-                    if let Err(refused) =
-                        self.send(processor, ready, &mut row, known, run, &mut report).await?
-                    {
-                        report.refused.insert(id, refused);
-                    } else if let Some(rate) = self.rate {
-                        tokio::time::sleep(Duration::from_secs(1) / rate.get()).await;
-                    }
-                    let failed = report.failed_again.len() as f64;
-                    if report.sent >= JUDGED_FROM && failed > report.sent as f64 * self.stop_ratio {
-                        report.stopped = true;
-                        break;
-                    }
-                }
-            }
-        }
+        let mut report = ResubmitReport::default();
+        let done = self.each_fault(processor, dry, &mut report).await;
         if !dry {
+            // also of what ended in an error: what was sent until then was sent
             tracing::info!(
                 target: "streambreaker::audit", who = self.by.who(), why = self.by.why(),
                 processor = processor.name(), stream = self.selection.stream(), sent = report.sent,
-                succeeded = report.succeeded, "faults were resubmitted",
+                succeeded = report.succeeded, failed_again = report.failed_again.len(),
+                refused = report.refused.len(), "faults were resubmitted",
             );
         }
-        Ok(report)
+        done.map(|()| report)
+    }
+
+    async fn each_fault(
+        &mut self,
+        processor: &Processor,
+        dry: bool,
+        report: &mut ResubmitReport,
+    ) -> Result<(), LakeError> {
+        let mut candidates = match self.given.take() {
+            Some(faults) => Candidates::Given { faults, seen: BTreeSet::new() },
+            None => Candidates::Found(Box::new(self.lake.scan_faults(&self.selection).await?)),
+        };
+        if self.release.is_none() {
+            self.release = processor.handle().status().release;
+        }
+        let (mut assembly, mut ended) = (Assembly::default(), false);
+        let mut streams: BTreeMap<String, Known> = BTreeMap::new();
+        let run = Uuid::new_v4();
+        while !ended {
+            let mut faults: Vec<FaultEvent> = Vec::with_capacity(AHEAD);
+            while faults.len() < AHEAD && !ended {
+                match candidates.next().await? {
+                    Some(fault) => faults.extend(assembly.add(fault)),
+                    None => ended = true,
+                }
+            }
+            for fault in &faults {
+                let stream = self.stream_of(fault);
+                if !streams.contains_key(stream) {
+                    let ledger = Ledger::open(&self.lake, stream)?;
+                    let manifest = self.lake.manifest(stream).await?;
+                    streams.insert(stream.to_owned(), Known { ledger, manifest });
+                }
+            }
+            // most of them may be settled: those are passed at the speed of the store, not one by one
+            let rows = stream::iter(faults.iter().map(|fault| {
+                let known = streams.get(self.stream_of(fault));
+                let ledger = known.map(|known| known.ledger.clone());
+                let id = fault.id;
+                async move {
+                    match ledger {
+                        Some(ledger) => ledger.row(id).await,
+                        None => Ok(Row::default()),
+                    }
+                }
+            }));
+            let rows: Vec<Row> = rows.buffered(AT_ONCE).try_collect().await?;
+            for (fault, mut row) in faults.into_iter().zip(rows) {
+                let id = fault.id;
+                let Some(known) = streams.get(self.stream_of(&fault)) else { continue };
+                if row.state().is_final() {
+                    report.considered += 1;
+                    report.settled_before += 1;
+                    continue;
+                }
+                let full = report.sent >= self.most as u64;
+                report.interrupted = !full && self.stop.is_pulled();
+                if full || report.interrupted {
+                    report.more = true;
+                    report.damaged = candidates.damaged();
+                    return Ok(());
+                }
+                report.considered += 1;
+                match self.check(processor, fault, &row, known).await? {
+                    Err(refused) => {
+                        report.refused.insert(id, refused);
+                    }
+                    Ok(ready) if dry => {
+                        report.sent += 1;
+                        report.records += ready.records.len() as u64;
+                    }
+                    Ok(ready) => {
+                        if let Err(refused) =
+                            self.send(processor, ready, &mut row, known, run, report).await?
+                        {
+                            report.refused.insert(id, refused);
+                        } else if let Some(rate) = self.rate {
+                            self.stop.within(Duration::from_secs(1) / rate.get()).await;
+                        }
+                        if let Some(watch) = &mut self.watch {
+                            watch(report);
+                        }
+                        let failed = report.failed_again.len() as f64;
+                        if report.sent >= JUDGED_FROM
+                            && failed > report.sent as f64 * self.stop_ratio
+                        {
+                            report.stopped = true;
+                            report.more = true;
+                            report.damaged = candidates.damaged();
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        for (id, refused) in assembly.rest() {
+            report.considered += 1;
+            report.refused.insert(id, refused);
+        }
+        report.damaged = candidates.damaged();
+        Ok(())
+    }
+
+    /// The stream under which it stands in the ledger.
+    fn stream_of<'a>(&'a self, fault: &'a FaultEvent) -> &'a str {
+        fault.records.first().map_or_else(|| self.selection.stream(), |r| r.record.stream())
     }
 
     /// Whether a fault may be sent, and with which records.

@@ -84,7 +84,9 @@ pub struct ResubmitReport {
     pub damaged: u64,
     /// Whether it stopped because too many failed again.
     pub stopped: bool,
-    /// Whether there are more faults than were looked at.
+    /// Whether it was told to end before the end.
+    pub interrupted: bool,
+    /// Whether there are more faults that are not settled than were sent.
     pub more: bool,
 }
 
@@ -108,6 +110,9 @@ impl fmt::Display for ResubmitReport {
         }
         if self.stopped {
             f.write_str("\nstopped: too many failed again")?;
+        }
+        if self.interrupted {
+            f.write_str("\nended before the end, as it was told")?;
         }
         if self.damaged > 0 {
             write!(f, "\n{} objects of faults could not be read in full", self.damaged)?;

@@ -112,6 +112,18 @@ impl Selection {
         self
     }
 
+    /// Only what lies at this position or behind it.
+    pub fn first(mut self, first: Position) -> Self {
+        self.first = Some(first);
+        self
+    }
+
+    /// Only what lies up to this position, and at it.
+    pub fn last(mut self, last: Position) -> Self {
+        self.last = Some(last);
+        self
+    }
+
     /// Only events of this type, or of one more, as the writer's envelope read it.
     pub fn kind(mut self, kind: impl Into<String>) -> Self {
         self.kinds.insert(kind.into());

@@ -127,10 +127,61 @@ async fn it_stops_when_too_many_fail_again() {
     broken.process(numbers(0..100)).await;
     let report = again(&lake).run(&broken).await.unwrap();
     assert!(report.stopped);
-    assert_eq!((report.considered, report.sent), (50, 10));
-    let report = again(&lake).most(5).run(&component(&lake, &effects, |_| false)).await.unwrap();
-    assert!(report.more);
-    assert_eq!(report.considered, 5);
+    assert_eq!((report.considered, report.sent, report.more), (10, 10, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_settled_or_refused_leaves_room_for_the_others() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n % 3 == 0).process(numbers(0..600)).await;
+    let other = Processor::builder("others")
+        .faults(FaultLake::new(&lake))
+        .pipeline("one", |flow| {
+            flow.json::<u64>().validate(|n| if *n % 3 == 0 { Err("not ours") } else { Ok(()) })
+        })
+        .build()
+        .unwrap();
+    other.process(numbers(0..210)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let mut sent = Vec::new();
+    // a run at a time: none of them is spent on what was settled by those before, nor on what is another's
+    for _ in 0..5 {
+        let before = shaky.paths().await;
+        let dry = again(&lake).most(45).dry_run(&mended).await.unwrap();
+        assert_eq!(shaky.paths().await, before);
+        let report = again(&lake).most(45).run(&mended).await.unwrap();
+        assert_eq!((dry.sent, dry.records, dry.more), (report.sent, report.records, report.more));
+        let passed = report.settled_before + report.refused.len() as u64;
+        assert_eq!(report.considered, report.sent + passed);
+        sent.push((report.sent, report.more));
+    }
+    assert_eq!(sent, [(45, true), (45, true), (45, true), (45, true), (20, false)]);
+    assert!((0..600).all(|n| effects.of(n) == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l8_it_ends_in_peace_when_it_is_told_to() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n % 3 == 0).process(numbers(0..90)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let (seen, heard) = (Arc::new(Mutex::new(Vec::new())), Duration::from_millis(2_050));
+    let watched = seen.clone();
+    let report = again(&lake)
+        .rate(std::num::NonZeroU32::new(10).unwrap())
+        .stop_on(tokio::time::sleep(heard))
+        .each(move |report| watched.lock().unwrap().push(report.succeeded))
+        .run(&mended)
+        .await
+        .unwrap();
+    assert!(report.interrupted && report.more && !report.stopped);
+    assert!((10..=21).contains(&report.sent), "{report}");
+    assert_eq!(*seen.lock().unwrap(), (1..=report.sent).collect::<Vec<u64>>());
+    // none of them was left in between
+    let sent = report.sent;
+    let report = again(&lake).run(&mended).await.unwrap();
+    assert_eq!((report.sent, report.settled_before, report.refused.len()), (30 - sent, sent, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@
 //! | `POST /pipelines/{name}/flood_guard` | [`Handle::flood_guard`](crate::Handle::flood_guard): the fields of [`FloodConfig`](crate::config::FloodConfig); what is not named stays as it is |
 //! | `POST /resources/{name}/breaker` | [`Handle::breaker`](crate::Handle::breaker): `{"control": "open"}`, `"close"` or `"auto"` |
 //! | `POST /resources/{name}/on_open` | [`Handle::on_open`](crate::Handle::on_open): `{"on_open": "fault"}`, `"pause"` or `"siphon"` |
+//! | `POST /resources/{name}/siphon` | [`Handle::siphon`](crate::Handle::siphon): `{"on": true}` or `false` |
 //! | `POST /skip` | [`Handle::skip`](crate::Handle::skip): `{"shard": "0", "position": "42"}` |
 //!
 //! Each POST also takes `who` and `why`, both mandatory: they stand in the audit line. What is wrong is

@@ -7,7 +7,7 @@ use super::reply::Reply;
 /// What is served; the 404 says so.
 const KNOWN: &str = "GET /livez, /readyz, /status, /metrics; POST /pipelines/{name}/pause, \
      /pipelines/{name}/resume, /pipelines/{name}/flood_guard, /resources/{name}/breaker, \
-     /resources/{name}/on_open, /skip";
+     /resources/{name}/on_open, /resources/{name}/siphon, /skip";
 
 /// Something to look at, or to turn.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(super) enum Turn {
     FloodGuard(String),
     Breaker(String),
     OnOpen(String),
+    Siphon(String),
     Skip,
 }
 
@@ -65,6 +66,7 @@ impl Route {
             ["pipelines", name, "flood_guard"] => Route::Turn(Turn::FloodGuard(name.to_owned())),
             ["resources", name, "breaker"] => Route::Turn(Turn::Breaker(name.to_owned())),
             ["resources", name, "on_open"] => Route::Turn(Turn::OnOpen(name.to_owned())),
+            ["resources", name, "siphon"] => Route::Turn(Turn::Siphon(name.to_owned())),
             ["skip"] => Route::Turn(Turn::Skip),
             _ => return None,
         })

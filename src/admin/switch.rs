@@ -41,6 +41,12 @@ struct Opened {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Siphon {
+    on: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Skip {
     shard: String,
     position: String,
@@ -87,6 +93,10 @@ fn try_turn(handle: &Handle, turn: &Turn, body: &[u8]) -> Result<(), Reply> {
             let accepted = "\"on_open\": \"fault\", \"pause\" or \"siphon\"";
             let (by, Opened { on_open }) = read(body, accepted)?;
             handle.on_open(name, on_open, &by).map_err(refused)
+        }
+        Turn::Siphon(name) => {
+            let (by, Siphon { on }) = read(body, "\"on\": true or false")?;
+            handle.siphon(name, on, &by).map_err(refused)
         }
         Turn::Skip => {
             let accepted = "\"shard\" and \"position\", as /status shows them";

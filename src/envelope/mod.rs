@@ -12,7 +12,7 @@ use crate::record::{Record, Timestamp};
 mod cloudevents;
 mod json;
 mod scan;
-mod time;
+pub(crate) mod time;
 
 pub use self::cloudevents::CloudEvents;
 pub use self::json::JsonEnvelope;

@@ -20,7 +20,7 @@ pub(super) fn millis_or_rfc3339(raw: Raw<'_>) -> Option<Timestamp> {
 /// A date and time by RFC 3339, also with a signed year of up to six digits (ISO 8601 expanded), as
 /// `Timestamp` prints them. Digits below a microsecond are cut off; a leap second is the next one's
 /// first.
-pub(super) fn rfc3339(text: &str) -> Option<Timestamp> {
+pub(crate) fn rfc3339(text: &str) -> Option<Timestamp> {
     let (negative, rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -60,7 +60,10 @@ pub(super) fn rfc3339(text: &str) -> Option<Timestamp> {
     let (micros, zone) = fraction(&rest[14..])?;
     let seconds =
         days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset(zone)? * 60;
-    Some(Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros)))
+    // the first microseconds of all are of a second that begins before them
+    let micros = i128::from(seconds) * 1_000_000 + i128::from(micros);
+    let saturated = if micros < 0 { i64::MIN } else { i64::MAX };
+    Some(Timestamp::from_micros(i64::try_from(micros).unwrap_or(saturated)))
 }
 
 /// Digits only: `parse` by itself takes a sign.

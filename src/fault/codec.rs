@@ -46,19 +46,21 @@ pub enum FaultParseError {
         column: usize,
     },
     /// A mandatory field is missing.
-    #[error("the mandatory field `{field}` is missing")]
+    #[error("the mandatory field `{field}` is missing; see the schema `{SCHEMA}`")]
     Missing {
         /// Which.
         field: &'static str,
     },
     /// A field holds a value that it cannot have.
-    #[error("the field `{field}` holds a value that is not accepted")]
+    #[error("the field `{field}` holds a value that is not accepted; see the schema `{SCHEMA}`")]
     Invalid {
         /// Which.
         field: &'static str,
     },
     /// The event is of another schema, or of a later version of this one.
-    #[error("the schema is not `{SCHEMA}`")]
+    #[error(
+        "the schema is not `{SCHEMA}`: it is no fault event of this crate's, or one of a later release"
+    )]
     Schema,
 }
 

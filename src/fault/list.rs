@@ -124,7 +124,7 @@ impl FaultList {
         if let Some(stored) = &self.stored {
             stored.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(id);
         }
-        held.confirm();
+        held.confirm(id);
         if self.unconfirmed.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut queue = self.queue();
             if queue.drafts.is_empty() {
@@ -188,7 +188,8 @@ pub(crate) fn hand_over(
     if counts && lane.pipeline.flood.judge(Instant::now(), records) == Verdict::Return {
         metrics::counter!(
             "streambreaker_flood_returned_total",
-            "pipeline" => lane.pipeline.name.clone()
+            "processor" => lane.pipeline.processor.clone(),
+            "pipeline" => lane.pipeline.name.clone(),
         )
         .increment(1);
         lineage.decide(Fate::Returned);

@@ -271,7 +271,13 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
                 () = tokio::time::sleep_until(due) => Some(Vec::new()),
             },
         };
-        closed |= more.is_none();
+        if more.is_none() && !closed {
+            closed = true;
+            // the shard is about to end, and what is not stored by then is returned: no time to wait for long
+            for piece in &mut pieces {
+                piece.not_before = piece.not_before.map(|at| at.min(Instant::now() + PACE));
+            }
+        }
         if closed && pieces.is_empty() {
             return;
         }
@@ -284,7 +290,7 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
             pieces.extend(fits);
         }
         let now = Instant::now();
-        retry_held(&mut pieces, bytes, &desk, &backoff).await;
+        retry_held(&mut pieces, bytes, &desk, if closed { &pace } else { &backoff }).await;
         let batch = next_batch(&mut pieces, most, bytes, now);
         if batch.is_empty() {
             continue;
@@ -304,7 +310,7 @@ pub(crate) async fn publish(list: Arc<FaultList>, desk: Arc<FaultDesk>) {
         let now = Instant::now();
         for piece in &mut failed {
             piece.singled |= stored;
-            piece.wait(now, &backoff, &desk.random);
+            piece.wait(now, if closed { &pace } else { &backoff }, &desk.random);
         }
         let any = !failed.is_empty();
         pieces.extend(failed);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::delivered::{self, Delivered};
-use super::durable::{Outlives, replace, turn};
+use super::durable::{Outlives, parent, replace, sync_dir, turn};
 use super::error::FileError;
 use super::pass::Spec;
 use crate::record::Timestamp;
@@ -112,7 +112,7 @@ fn read_document(path: &Path) -> Result<Option<Document>, FileError> {
         _ => Err(FileError::new(
             path,
             format!(
-                "it is not a checkpoint of the format {FORMAT}; name another file, or move it away"
+                "it is not a checkpoint of the format {FORMAT}; name another file, or move this one away"
             ),
         )),
     }
@@ -228,6 +228,61 @@ impl Checkpoint {
     }
 }
 
+/// Forgets what a checkpoint says, so that whoever reads the file next with it begins at the start. Where there is none,
+/// there is nothing to do.
+///
+/// For a file that has been read to its end and is to be read again, or that another one took the place of. Removes
+/// the checkpoint and the file `.delivered` beside it. Not while a source has it open: its next commit would write it anew.
+///
+/// # Errors
+/// What there is cannot be removed. Then the checkpoint stands as it was.
+///
+/// ```
+/// use streambreaker::prelude::*;
+/// use streambreaker::{file, memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = std::env::temp_dir().join(format!("streambreaker-forget-{}", std::process::id()));
+/// # std::fs::create_dir_all(&dir)?;
+/// let (orders, checkpoint) = (dir.join("orders.ndjson"), dir.join("orders.checkpoint"));
+/// std::fs::write(&orders, "1\n2\n3\n")?;
+/// let run = async || {
+///     let processor = Processor::builder("orders")
+///         .source(file::Source::open(&orders).checkpoint(&checkpoint))
+///         .faults(memory::faults())
+///         .pipeline("all", |flow| flow.json::<u64>())
+///         .build()?;
+///     let report = processor.run(Shutdown::never()).await?;
+///     Ok::<u64, Box<dyn std::error::Error>>(report.pipelines["all"].read)
+/// };
+/// assert_eq!(run().await?, 3);
+/// assert_eq!(run().await?, 0); // all of it is settled
+/// file::forget(&checkpoint)?;
+/// assert_eq!(run().await?, 3);
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn forget(checkpoint: impl AsRef<Path>) -> Result<(), FileError> {
+    let path = checkpoint.as_ref();
+    let turn = turn(path);
+    let _held = lock(&turn);
+    let error = |e| FileError::io(path, "remove the checkpoint", e);
+    // in this order: without the first, the second is nobody's
+    for path in [path, &delivered::path_of(path)] {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
+            _ => {}
+        }
+    }
+    match sync_dir(parent(path)) {
+        // nothing was there, not even a place for it
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(error),
+    }
+}
+
 fn write_document(path: &Path, document: &Document) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(document)?;
     text.push(b'\n');
@@ -240,21 +295,21 @@ fn check(path: &Path, found: &Document, spec: &Spec, same_file: bool) -> Result<
     let what = if !same_file {
         format!(
             "this checkpoint is of another file than {:?} is now (it was called {:?}, of {} bytes): the \
-             file was replaced, cut off or renamed; name another checkpoint, or delete this one to begin \
-             at the start",
+             file was replaced, cut off or renamed; name another checkpoint, or begin at the start: \
+             `file::forget` this one",
             spec.path, found.file.name, found.file.size
         )
     } else if found.shards.len() != shards {
         format!(
             "this checkpoint has {} shards, the source {shards}, and lines would change their shard; set \
-             `.shards({})`, or delete it to begin at the start",
+             `.shards({})`, or begin at the start: `file::forget` it",
             found.shards.len(),
             found.shards.len()
         )
     } else if found.key != key && shards > 1 {
         format!(
             "this checkpoint was written with the key by {:?}, the source has {key:?}, and lines would \
-             change their shard; set the former, or delete it to begin at the start",
+             change their shard; set the former, or begin at the start: `file::forget` it",
             found.key
         )
     } else {

@@ -21,7 +21,7 @@ pub(super) struct Delivered {
     below: Vec<u64>,
 }
 
-fn path_of(checkpoint: &Path) -> PathBuf {
+pub(super) fn path_of(checkpoint: &Path) -> PathBuf {
     beside(checkpoint, ".delivered")
 }
 

@@ -36,7 +36,9 @@ pub fn read_faults(path: impl AsRef<Path>) -> Result<ReadFaults, FileError> {
 #[non_exhaustive]
 pub enum FaultLineError {
     /// The last line has no end and is no event: a crash has cut it off. It was never confirmed.
-    #[error("line {line}, at offset {offset}, was cut off")]
+    #[error(
+        "line {line}, at offset {offset}, was cut off: it was never confirmed, and its fault comes again; skip it"
+    )]
     Torn {
         /// Its number, from 1.
         line: u64,
@@ -44,7 +46,7 @@ pub enum FaultLineError {
         offset: u64,
     },
     /// The line is no fault event.
-    #[error("line {line}, at offset {offset}, is no fault event")]
+    #[error("line {line}, at offset {offset}, is no fault event; skip it, or mend the line")]
     Parse {
         /// Its number, from 1.
         line: u64,
@@ -54,7 +56,9 @@ pub enum FaultLineError {
         source: FaultParseError,
     },
     /// The line is longer than 256 MiB.
-    #[error("line {line}, at offset {offset}, has {length} bytes, over the limit")]
+    #[error(
+        "line {line}, at offset {offset}, has {length} bytes, over the limit of 256 MiB; skip it"
+    )]
     TooLong {
         /// Its number, from 1.
         line: u64,
@@ -64,7 +68,7 @@ pub enum FaultLineError {
         length: u64,
     },
     /// The file cannot be read further.
-    #[error("the file cannot be read further")]
+    #[error("the file cannot be read further; its cause says why")]
     Read(#[source] FileError),
 }
 

@@ -38,6 +38,7 @@
 //! ```
 
 pub use self::acker::Acker;
+pub use self::checkpoint::forget;
 pub use self::error::FileError;
 pub use self::faults::{FaultLineError, ReadFaults, faults, read_faults};
 pub use self::reader::Reader;

@@ -123,7 +123,8 @@ impl Source {
     }
 
     /// Keeps what is settled in this file, and goes on from there. Beside it is a second file,
-    /// `.delivered`. Default: none, so that every run begins at the start.
+    /// `.delivered`. Default: none, so that every run begins at the start. A file that has been read to its end has
+    /// nothing more to give; [`forget`](super::forget) its checkpoint to read it again.
     pub fn checkpoint(mut self, path: impl Into<PathBuf>) -> Self {
         self.checkpoint = Some(path.into());
         self

@@ -82,12 +82,8 @@ fn split<T, U, I: IntoIterator<Item = U>>(
         return too_many(cx, lineage);
     }
     let count = values.len() as u32;
-    // a record that is fed again because of another part: these have had their fault
-    let faulted: Vec<u32> = match lineage.len() {
-        1 => lineage.members().flat_map(|(ticket, path)| ticket.faulted_parts(path)).collect(),
-        // a group may have been another one then
-        _ => Vec::new(),
-    };
+    // where records are fed again because of another part, these have had their fault
+    let faulted = lineage.faulted_parts();
     match lineage.split(count) {
         Ok(lineages) => {
             for (index, (value, lineage)) in values.into_iter().zip(lineages).enumerate() {

@@ -30,7 +30,9 @@ pub enum PushError {
     #[error("the stream has no shard of this name: name the shards in `Stream::with_shards`")]
     UnknownShard,
     /// The record's position is not above that of the shard's last record.
-    #[error("the position is not above that of the shard's last record")]
+    #[error(
+        "the position is not above that of the shard's last record; push in the order of positions"
+    )]
     Order,
 }
 

@@ -11,7 +11,7 @@ pub(crate) use self::build::over_budget;
 pub use self::error::BuildError;
 use super::core::{CommitPolicy, InFlight};
 use super::drive::{Make, erase};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, FAR, SystemClock};
 use crate::config::{Config, ConfigError, InFlightConfig, Size, Span};
 use crate::envelope::{Envelope, JsonEnvelope};
 use crate::fault::{FaultEvent, FloodGuard, Hold, Oversize, Scrub, Scrubber};
@@ -230,7 +230,8 @@ impl ProcessorBuilder {
         self
     }
 
-    /// After how long without a settled record, though some are open, the watchdog says so; 60 s unless told.
+    /// After how long in which the settled prefix of a shard did not move, though records are in flight, the watchdog
+    /// says so, and again after as long: in the log, and by the counter `streambreaker_stalls_total`. 60 s unless told.
     pub fn stall_after(mut self, limit: Duration) -> Self {
         self.stall = limit;
         self
@@ -306,6 +307,17 @@ impl ProcessorBuilder {
         if let Some(flood) = &config.flood_guard {
             self.flood = flood.apply(self.flood);
         }
+        // so that they can be added to any instant
+        for span in [
+            &mut self.commit.every,
+            &mut self.commit.timeout,
+            &mut self.drain,
+            &mut self.stall,
+            &mut self.fault_timeout,
+        ] {
+            *span = (*span).min(FAR);
+        }
+        self.deadline = self.deadline.map(|deadline| deadline.min(FAR));
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::shard::Shard;
+use crate::clock::FAR;
 use crate::record::Position;
 use crate::resource::Retry;
 use crate::source::{Ack, Acker, Acknowledge, CommitError, Settled};
@@ -49,13 +50,23 @@ pub(crate) async fn commit_loop(
     let mut counted = 0;
     let mut failures = 0u32;
     let mut not_before = Instant::now();
-    let extend_every =
-        if shard.caps.extends { shard.caps.deadline.map(|deadline| deadline / 3) } else { None };
+    let extend_every = if shard.caps.extends {
+        shard.caps.deadline.map(|deadline| deadline.min(FAR) / 3)
+    } else {
+        None
+    };
     // a source that hands out only so many before it hears of them must hear in time, or it stands still till then
     let most = shard
         .caps
         .unsettled
         .map_or(policy.records, |theirs| policy.records.min((theirs.most / 4).max(1)));
+    // where it cannot be asked for more time, what is settled must be acknowledged before that is over
+    let every = match (shard.caps.acknowledge, shard.caps.deadline) {
+        (Acknowledge::Each, Some(deadline)) if !shard.caps.extends => {
+            policy.every.min(deadline / 3)
+        }
+        _ => policy.every,
+    };
     // a call that hangs must not outlast the leases that are to be extended
     let timeout = extend_every.map_or(policy.timeout, |every| every.min(policy.timeout));
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
@@ -78,8 +89,7 @@ pub(crate) async fn commit_loop(
         let now = Instant::now();
         if news {
             let enough = settled.saturating_sub(counted) >= most || acks.len() as u64 >= most;
-            let due =
-                finishing || enough || now >= last + policy.every || shard.core.gate.is_busy();
+            let due = finishing || enough || now >= last + every || shard.core.gate.is_busy();
             if due && now >= not_before {
                 if let Some(acker) = idle.take() {
                     last = now;
@@ -105,7 +115,10 @@ pub(crate) async fn commit_loop(
         if extend_at.is_some_and(|at| now >= at) {
             if let Some(acker) = idle.take() {
                 extend_at = extend_every.map(|every| now + every);
-                let held = shard.tracker().held();
+                let mut held = shard.held();
+                // not acknowledged yet: it would be worked on once more
+                let kept = acks.iter().filter(|(_, ack)| !matches!(ack, Ack::Again { .. }));
+                held.extend(kept.map(|(position, _)| position.clone()));
                 calling = Some(extend(acker, held, timeout));
             }
         }
@@ -114,9 +127,9 @@ pub(crate) async fn commit_loop(
         } else {
             let commit_at = match news {
                 true if finishing => Some(not_before),
-                true => Some(not_before.max(last + policy.every)),
+                true => Some(not_before.max(last + every)),
                 // a lane tells only of whole batches: one stuck record must not hide what was settled before it
-                false if shard.tracker().records_in_flight() > 0 => Some(now + policy.every),
+                false if shard.tracker().records_in_flight() > 0 => Some(now + every),
                 false => None,
             };
             commit_at.into_iter().chain(extend_at).min()
@@ -199,16 +212,20 @@ fn let_next_in(shard: &Shard) {
 fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>, u64) {
     let (prefix, settled) = {
         let mut tracker = shard.tracker();
-        let mut history = shard.history();
-        match shard.caps.acknowledge {
-            Acknowledge::Prefix => {
-                tracker.advance(&mut history);
-            }
-            Acknowledge::Each => {
-                let core = &shard.core;
-                acks.extend(tracker.collect(&mut history, |record, returns| {
-                    core.return_delay(record.deliveries().max(returns))
-                }));
+        if !tracker.is_empty() {
+            let mut history = shard.history();
+            match shard.caps.acknowledge {
+                Acknowledge::Prefix => {
+                    tracker.advance(&mut history);
+                }
+                Acknowledge::Each => {
+                    let core = &shard.core;
+                    acks.extend(tracker.collect(&mut history, |record, returns| {
+                        let delay = core.return_delay(record.deliveries().max(returns));
+                        shard.note_given_back(record, delay);
+                        delay
+                    }));
+                }
             }
         }
         (tracker.prefix().cloned(), tracker.settled())

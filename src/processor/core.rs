@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use metrics::SharedString;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use uuid::Uuid;
 
 use super::drive::Make;
 use super::gate::Gate;
@@ -21,7 +22,7 @@ use crate::fault::FaultDesk;
 use crate::flow::StagePlan;
 use crate::labels::Labels;
 use crate::minutely::Minutely;
-use crate::record::{Position, Record, ShardId};
+use crate::record::{Delivery, Position, Record, ShardId};
 use crate::resource::{Resource, Retry};
 use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
 use crate::source::{CommitError, SourceError};
@@ -74,7 +75,6 @@ pub(crate) struct Core {
     pub(crate) stall: Duration,
     pub(crate) gate: Arc<Gate>,
     dead: AtomicBool,
-    phase: AtomicU8,
     commits: AtomicU64,
     unconfirmed: AtomicU64,
     labels: Arc<Labels>,
@@ -91,15 +91,66 @@ struct Lines {
     stall: Minutely,
 }
 
+/// What is counted by itself: a replay of a shard reads its records once more, and so does who sends a fault again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reading {
+    stream: Arc<str>,
+    shard: ShardId,
+    /// Finite batches, which come in any order.
+    finite: bool,
+    cause: Cause,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    Live,
+    Replay(Uuid),
+    Resubmit,
+}
+
+impl Reading {
+    /// Of records that are delivered for this reason.
+    pub(crate) fn new(stream: Arc<str>, shard: ShardId, finite: bool, delivery: &Delivery) -> Self {
+        let cause = match delivery {
+            Delivery::Live => Cause::Live,
+            Delivery::Replay { run } => Cause::Replay(*run),
+            Delivery::Resubmit { .. } => Cause::Resubmit,
+        };
+        Self { stream, shard, finite, cause }
+    }
+}
+
 /// What is remembered over shards.
 #[derive(Default)]
 struct Book {
-    histories: BTreeMap<(String, ShardId), Arc<Mutex<History>>>,
+    histories: BTreeMap<Reading, Arc<Mutex<History>>>,
     live: Vec<Weak<Shard>>,
     gaps: Vec<Gap>,
     passed_by: BTreeMap<ShardId, (Position, Position)>,
     told: Vec<Tally>,
     gauges: Told,
+    /// What each run is doing, and how many have begun.
+    runs: BTreeMap<u64, Phase>,
+    begun: u64,
+}
+
+/// One run of a source.
+pub(crate) struct Run {
+    core: Arc<Core>,
+    serial: u64,
+}
+
+impl Run {
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.core.book().runs.insert(self.serial, phase);
+    }
+}
+
+impl Drop for Run {
+    /// Also where the run itself is dropped.
+    fn drop(&mut self) {
+        self.core.book().runs.remove(&self.serial);
+    }
 }
 
 /// How much all shards have in flight together.
@@ -185,7 +236,6 @@ impl Core {
             stall: parts.stall,
             gate: Arc::default(),
             dead: AtomicBool::new(false),
-            phase: AtomicU8::new(0),
             commits: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             labels,
@@ -199,10 +249,10 @@ impl Core {
     }
 
     /// What has been seen of a shard in this life.
-    pub(crate) fn history(&self, stream: &str, shard: &ShardId) -> Arc<Mutex<History>> {
+    pub(crate) fn history(&self, reading: Reading) -> Arc<Mutex<History>> {
         self.book()
             .histories
-            .entry((stream.to_owned(), shard.clone()))
+            .entry(reading)
             .or_insert_with(|| Arc::new(Mutex::new(History::new(self.pipelines.len()))))
             .clone()
     }
@@ -228,18 +278,30 @@ impl Core {
         self.dead.load(Ordering::Acquire)
     }
 
-    pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+    /// A run begins.
+    pub(crate) fn begin(self: &Arc<Self>) -> Run {
+        let mut book = self.book();
+        book.begun += 1;
+        let run = Run { core: self.clone(), serial: book.begun };
+        book.runs.insert(run.serial, Phase::Starting);
+        run
     }
 
+    /// What it is doing: a replay may run beside the stream itself, and its end is not the end of all.
     pub(crate) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
+        let book = self.book();
+        let any = |phase| book.runs.values().any(|of_run| *of_run == phase);
+        let all = [Phase::Running, Phase::Draining, Phase::Starting];
+        all.into_iter().find(|phase| any(*phase)).unwrap_or(match book.begun {
             0 => Phase::Idle,
-            1 => Phase::Starting,
-            2 => Phase::Running,
-            3 => Phase::Draining,
             _ => Phase::Stopped,
-        }
+        })
+    }
+
+    /// How often metrics are told, and the watchdog looks: as often as is committed, and often enough for an alert.
+    pub(crate) fn tick_every(&self) -> Duration {
+        let often = self.commit.every.min(self.stall / 4);
+        often.clamp(Duration::from_millis(100), Duration::from_secs(10))
     }
 
     pub(crate) fn source_backoff(&self) -> Retry {
@@ -309,7 +371,15 @@ impl Core {
         self.book()
             .passed_by
             .entry(shard.clone())
-            .and_modify(|(_, to)| *to = last.position().clone())
+            .and_modify(|(from, to)| {
+                // what comes again went by before
+                if first.position() < from {
+                    *from = first.position().clone();
+                }
+                if last.position() > to {
+                    *to = last.position().clone();
+                }
+            })
             .or_insert_with(|| (first.position().clone(), last.position().clone()));
     }
 

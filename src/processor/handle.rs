@@ -155,6 +155,28 @@ impl Handle {
         Ok(())
     }
 
+    /// Sets every unit that would call this resource aside at once, without a call, and lets the stream go on: for a
+    /// regional disruption. Off again, the breaker decides by itself, and what becomes of units while it is open is as
+    /// the resource was built.
+    ///
+    /// It is `on_open` and `breaker` in one, which leaves one audit line.
+    ///
+    /// # Errors
+    /// An unknown resource, or one without a breaker.
+    pub fn siphon(&self, resource: &str, on: bool, by: &By) -> Result<(), SwitchError> {
+        let found = self.with_breaker(resource)?;
+        let circuit = found.circuit().ok_or_else(|| self.no_breaker(resource))?;
+        if on {
+            circuit.set_on_open(OnOpen::Siphon);
+            circuit.open();
+        } else {
+            circuit.auto();
+            circuit.set_on_open(circuit.built_on_open());
+        }
+        self.audit("siphon", resource, if on { "on" } else { "off" }, by);
+        Ok(())
+    }
+
     /// Another flood guard for a pipeline, or none; one that has tripped closes.
     ///
     /// # Errors

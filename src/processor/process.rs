@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::core::Core;
 use super::shard::{Command, Committed, Finite, Shard, run_shard};
+use crate::clock::FAR;
 use crate::record::{Position, Record, ShardId};
 use crate::settle::{Fate, Flag};
 use crate::source::{
@@ -23,7 +24,7 @@ use crate::source::{
 /// What became of the records of one [`Processor::process`](super::Processor::process).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Outcome {
+pub struct Processed {
     /// Done, or kept out by every pipeline.
     pub settled: Vec<Record>,
     /// Faulted in at least one pipeline; every fault is stored.
@@ -35,7 +36,7 @@ pub struct Outcome {
     firsts: BTreeMap<ShardId, Position>,
 }
 
-impl Outcome {
+impl Processed {
     /// Where to begin again in a shard: the first record that was returned. For partial-batch responses of
     /// ordered transports.
     pub fn first_returned(&self, shard: &ShardId) -> Option<&Position> {
@@ -74,7 +75,7 @@ impl Process {
 
     /// Within how long it must be over.
     pub fn within(mut self, span: Duration) -> Self {
-        self.deadline = Some(Instant::now() + span);
+        self.deadline = Some(Instant::now() + span.min(FAR));
         self
     }
 
@@ -84,9 +85,9 @@ impl Process {
         self
     }
 
-    async fn run(self) -> Outcome {
+    async fn run(self) -> Processed {
         let Self { core, records, deadline, only } = self;
-        let mut outcome = Outcome::default();
+        let mut outcome = Processed::default();
         if let Some(only) = &only {
             if !core.pipelines.iter().any(|p| p.enabled && p.info.is_called(only)) {
                 for record in &records {
@@ -212,8 +213,8 @@ impl Acker for Nobody {
 }
 
 impl IntoFuture for Process {
-    type Output = Outcome;
-    type IntoFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+    type Output = Processed;
+    type IntoFuture = Pin<Box<dyn Future<Output = Processed> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())

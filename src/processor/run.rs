@@ -31,7 +31,7 @@ pub(crate) async fn run_source(
     mut shutdown: Shutdown,
 ) -> (Report, Option<SourceError>) {
     let began = Instant::now();
-    core.enter(Phase::Starting);
+    let run = core.begin();
     let caps = source.caps();
     let backoff = core.source_backoff();
     let mut owned: BTreeMap<u64, Owned> = BTreeMap::new();
@@ -40,13 +40,14 @@ pub(crate) async fn run_source(
     let mut serial = 0;
     let mut changes = true;
     let mut draining = false;
+    let mut ends = began;
     let mut signalled = false;
     let mut complete = true;
     let mut error: Option<String> = None;
     let mut cause: Option<SourceError> = None;
     let mut failures = 0;
     let mut wait: Option<Instant> = None;
-    let mut tick = tokio::time::interval(core.commit.every.max(Duration::from_millis(100)));
+    let mut tick = tokio::time::interval(core.tick_every());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
     while !(tasks.is_empty() && (draining || !changes)) {
@@ -92,7 +93,7 @@ pub(crate) async fn run_source(
                 Ok(None) => {
                     changes = false;
                     if !draining {
-                        core.enter(Phase::Running);
+                        run.enter(Phase::Running);
                     }
                 }
                 Ok(Some(Change::Assigned { shard: id, reader, acker })) => {
@@ -107,8 +108,9 @@ pub(crate) async fn run_source(
                     }
                     serial += 1;
                     if draining {
-                        // among the others, so that it does not outlive the run
-                        let (serial, limit) = (serial, core.commit.timeout);
+                        // among the others, so that it does not outlive the run, nor the limit of the drain
+                        let left = ends.saturating_duration_since(Instant::now());
+                        let (serial, limit) = (serial, core.commit.timeout.min(left));
                         tasks.spawn(async move {
                             release(acker, limit).await;
                             (serial, ShardEnd { complete: true, ..ShardEnd::default() })
@@ -126,7 +128,7 @@ pub(crate) async fn run_source(
                         committed.entry(id.clone()).or_default().clone(),
                     );
                     core.join(&shard);
-                    core.enter(Phase::Running);
+                    run.enter(Phase::Running);
                     tracing::info!(
                         target: "streambreaker::lane",
                         processor = %core.name,
@@ -186,14 +188,15 @@ pub(crate) async fn run_source(
         if let Some(limit) = drain {
             if !draining {
                 draining = true;
-                core.enter(Phase::Draining);
+                ends = Instant::now() + limit;
+                run.enter(Phase::Draining);
                 for shard in owned.values() {
                     let _ = shard.commands.send(Command::Drain(limit));
                 }
             }
         }
     }
-    core.enter(Phase::Stopped);
+    drop(run);
     core.tick();
     let mut report = core.report(began.elapsed());
     report.drained = complete;

@@ -3,25 +3,30 @@
 //! Reader and acker work side by side, so a commit never interrupts a read. What they share is here; `read` fills
 //! it, `run` sees to its end.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 pub(crate) use self::run::{Command, ShardEnd, run_shard};
-use super::core::{Core, InFlight};
+use super::core::{Core, InFlight, Reading};
 use super::gate::GateKeeper;
 use super::lane::LaneTask;
+use crate::clock::FAR;
 use crate::fault::FaultList;
 use crate::flow::Feed;
-use crate::record::{Position, Record, ShardId, Timestamp};
+use crate::record::{Delivery, Position, Record, ShardId, Timestamp};
 use crate::settle::{Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
 use crate::source::{Acknowledge, Behind, Caps};
 
 mod read;
 mod run;
+
+/// Records that are remembered as given back.
+const MOST_GIVEN_BACK: usize = 100_000;
 
 /// A shard that is one finite batch: what became of each record is kept, and a return is final.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +56,14 @@ pub(crate) struct Shard {
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
     room: Notify,
+    /// A record that was read and waits until there is room for it.
+    held_back: Mutex<Option<Position>>,
+    /// Records that were given back to a source that acknowledges one by one, and have not come again: when they
+    /// arrived, and until when they are waited for. Somebody else may get them.
+    given_back: Mutex<BTreeMap<Position, (Timestamp, Instant)>>,
     tracker: Mutex<Tracker>,
-    history: Arc<Mutex<History>>,
+    /// Known with the first records, which say what they are delivered for.
+    history: OnceLock<Arc<Mutex<History>>>,
     progress: Mutex<Progress>,
     /// Up to where this source was committed, in all assignments of this run.
     committed: Committed,
@@ -68,6 +79,8 @@ pub(crate) type Committed = Arc<Mutex<Option<Position>>>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
     pub(crate) behind: Behind,
+    /// When the shard was assigned.
+    began: Instant,
     pub(crate) last_read: Option<Instant>,
     pub(crate) failing: bool,
     /// The class of the last error, `transient` or `fatal`, and when it was.
@@ -139,7 +152,7 @@ impl Shard {
             lanes.push(ShardLane { state, feed: Mutex::new(Some(feed)), keeper });
         }
         let shard = Arc::new(Self {
-            history: core.history(&stream, &id),
+            history: OnceLock::new(),
             core: core.clone(),
             caps,
             id,
@@ -149,9 +162,12 @@ impl Shard {
             limits: finite.is_none().then_some(core.limits),
             signal,
             room: Notify::new(),
+            held_back: Mutex::default(),
+            given_back: Mutex::default(),
             tracker: Mutex::new(Tracker::new(finite.is_some())),
             progress: Mutex::new(Progress {
                 behind: Behind::unknown(),
+                began: Instant::now(),
                 last_read: None,
                 failing: false,
                 last_error: None,
@@ -170,8 +186,19 @@ impl Shard {
         lock(&self.tracker)
     }
 
+    /// What has been seen of this shard before. Not to be asked for before there are records: nothing is to be
+    /// noted until then, and it would count them as live ones.
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
-        lock(&self.history)
+        self.history_of(&Delivery::Live)
+    }
+
+    /// The same, when the first records come.
+    fn history_of(&self, delivery: &Delivery) -> MutexGuard<'_, History> {
+        lock(self.history.get_or_init(|| {
+            let finite = self.limits.is_none();
+            let reading = Reading::new(self.stream.clone(), self.id.clone(), finite, delivery);
+            self.core.history(reading)
+        }))
     }
 
     pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {
@@ -184,21 +211,66 @@ impl Shard {
 
     /// How long the oldest record that is not settled has waited, read or not (rule S9).
     pub(crate) fn iterator_age(&self, now: Timestamp) -> Duration {
-        let (oldest, settled) = {
+        let since = |arrival| now.since(arrival);
+        let (open, settled) = {
             let tracker = self.tracker();
-            (tracker.oldest().map(Record::arrival), tracker.prefix_arrival())
+            (tracker.oldest_arrival().map(since), tracker.prefix_arrival().map(since))
         };
-        if let Some(arrival) = oldest {
-            return now.since(arrival);
-        }
-        let progress = *self.progress();
-        match progress.behind {
-            Behind { records: Some(0), .. } if !progress.failing => Duration::ZERO,
+        let open = open.max(self.given_back_arrival().map(since));
+        let Progress { behind, last_read, failing, began, .. } = *self.progress();
+        let unread = match behind {
+            Behind { records: Some(0), .. } if !failing => Some(Duration::ZERO),
             Behind { age: Some(age), .. } => {
-                age + progress.last_read.map_or(Duration::ZERO, |at| at.elapsed())
+                Some(age + last_read.map_or(Duration::ZERO, |at| at.elapsed()))
             }
-            _ => settled.map_or(Duration::ZERO, |arrival| now.since(arrival)),
+            _ => None,
+        };
+        match (open, unread) {
+            // what was given back is not read, and older than what was read since
+            (Some(open), Some(unread)) if self.caps.acknowledge == Acknowledge::Each => {
+                open.max(unread)
+            }
+            (Some(open), _) => open,
+            (None, Some(unread)) => unread,
+            // nothing is known of what is left: it is no older than what was settled last, and where nothing was,
+            // it has waited for as long as we have
+            (None, None) => settled.unwrap_or_else(|| began.elapsed()),
         }
+    }
+
+    /// A record is given back, to come again after `delay`.
+    pub(crate) fn note_given_back(&self, record: &Record, delay: Duration) {
+        let lease = self.caps.deadline.unwrap_or(Duration::from_secs(60));
+        let until = Instant::now() + delay.saturating_add(lease).min(FAR);
+        let mut given_back = lock(&self.given_back);
+        if given_back.len() < MOST_GIVEN_BACK {
+            given_back.insert(record.position().clone(), (record.arrival(), until));
+        }
+    }
+
+    /// These came again, if they were given back.
+    fn note_come_again(&self, records: &[Record]) {
+        let mut given_back = lock(&self.given_back);
+        if !given_back.is_empty() {
+            for record in records {
+                given_back.remove(record.position());
+            }
+        }
+    }
+
+    /// When the oldest of those arrived that were given back and will come again.
+    fn given_back_arrival(&self) -> Option<Timestamp> {
+        let now = Instant::now();
+        let mut given_back = lock(&self.given_back);
+        given_back.retain(|_, (_, until)| *until > now);
+        given_back.values().map(|(arrival, _)| *arrival).min()
+    }
+
+    /// What the source must not give to anybody else meanwhile: what is in flight, and what waits to be.
+    pub(crate) fn held(&self) -> Vec<Position> {
+        let mut held = self.tracker().held();
+        held.extend(lock(&self.held_back).clone());
+        held
     }
 
     /// Tells the processor's totals, and readers that wait for room, how much is in flight now.

@@ -89,6 +89,26 @@ impl Shutdown {
         (Trigger(Arc::new(trigger)), Self::on(pulled(1)).and_then(pulled(2)))
     }
 
+    /// Waits for the first signal; for ever, where there is none: for work of another kind that ends in peace by the same
+    /// signal.
+    ///
+    /// ```
+    /// use streambreaker::Shutdown;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (trigger, shutdown) = Shutdown::by_hand();
+    /// trigger.pull();
+    /// shutdown.signalled().await;
+    /// # }
+    /// ```
+    pub async fn signalled(self) {
+        match self.first {
+            Some(signal) => signal.await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The next signal: the first, then the second; pending for ever after them.
     ///
     /// Cancel-safe.

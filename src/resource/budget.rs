@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Resource;
 use super::account::Count;
-use super::rate::FAR;
+use crate::clock::FAR;
 use crate::error::{Class, StepError};
 
 /// The worst case of one unit, in the parts that a table shows. Queueing for permits and for an open

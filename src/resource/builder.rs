@@ -13,10 +13,10 @@ use super::breaker::Breaker;
 use super::circuit::Circuit;
 use super::classify::Classifier;
 use super::quota::{QuotaState, RetryQuota};
-use super::rate::{FAR, Rate, RateState};
+use super::rate::{Rate, RateState};
 use super::retry::Retry;
 use super::{Inner, OnExhausted, Resource};
-use crate::clock::Random;
+use crate::clock::{FAR, Random};
 use crate::config::{BreakerConfig, Config, ConfigError, QuotaConfig, RetryConfig};
 use crate::error::Class;
 

@@ -102,6 +102,11 @@ impl Circuit {
         self.changed.notify_waiters();
     }
 
+    /// What becomes of units while it is open, as it was built.
+    pub(crate) fn built_on_open(&self) -> OnOpen {
+        self.settings.on_open.unwrap_or(OnOpen::Fault)
+    }
+
     /// Resolves when the circuit may admit more than before. Make it *before* asking
     /// [`gate`](Circuit::gate) and await it after, or a change in between is missed.
     ///

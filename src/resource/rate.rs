@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::clock::FAR;
 use crate::config::ConfigError;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -97,8 +98,6 @@ const LEAST: u32 = FULL / 20;
 const STEP: u32 = FULL / 20;
 const DECREASE_PERCENT: u32 = 70;
 const SECOND: Duration = Duration::from_secs(1);
-/// Later than anything that runs now will see.
-pub(super) const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// The limiter of one resource. There is one also where no rate was set: a dependency that says
 /// "not before" is obeyed all the same.

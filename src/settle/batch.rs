@@ -5,12 +5,13 @@
 //! (8, saturating), and the epoch of the flow that works on it (20). A unit that outlived its flow carries an
 //! older epoch, and changes nothing any more.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::lane::Place;
 use super::{Fate, Flag, LaneState};
@@ -78,7 +79,15 @@ pub(crate) struct LaneBatch {
     counts: Option<Box<[Count]>>,
     /// Parts whose fault is stored, of records that are fed again because of another part: one fault a unit and
     /// life.
-    faulted: Mutex<BTreeSet<(u32, PartPath)>>,
+    faulted: Mutex<BTreeMap<(u32, PartPath), FaultedPart>>,
+}
+
+/// A part of a record that has had its fault.
+#[derive(Clone, Copy)]
+pub(crate) struct FaultedPart {
+    pub(crate) fault: Uuid,
+    /// Of how many records together it is a part: one, unless a group was split.
+    pub(crate) of: usize,
 }
 
 /// One record, as a unit of work refers to it.
@@ -117,7 +126,7 @@ impl LaneBatch {
         self.states[index].fetch_or(times << RETURNS_SHIFT, Ordering::AcqRel);
     }
 
-    fn faulted(&self) -> MutexGuard<'_, BTreeSet<(u32, PartPath)>> {
+    fn faulted(&self) -> MutexGuard<'_, BTreeMap<(u32, PartPath), FaultedPart>> {
         self.faulted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -389,20 +398,22 @@ impl Ticket {
     }
 
     /// The fault of this part of the record is stored: it is not worked on again, if the record is.
-    pub(crate) fn note_faulted(&self, part: PartPath) {
-        self.batch.faulted().insert((self.place.get() - 1, part));
+    pub(crate) fn note_faulted(&self, part: PartPath, faulted: FaultedPart) {
+        self.batch.faulted().insert((self.place.get() - 1, part), faulted);
     }
 
-    /// Which of the parts of `whole` that were made before are faulted already.
-    pub(crate) fn faulted_parts(&self, whole: &PartPath) -> Vec<u32> {
+    /// Which parts of `whole` have had their fault, of those that were made of `of` records together; and which.
+    pub(crate) fn faulted_parts(&self, whole: &PartPath, of: usize) -> BTreeMap<u32, Uuid> {
         let index = self.place.get() - 1;
         let depth = whole.indices().len();
         self.batch
             .faulted()
             .range((index, whole.clone())..)
-            .take_while(|(of, part)| *of == index && part.indices().starts_with(whole.indices()))
-            .filter(|(_, part)| part.indices().len() == depth + 1)
-            .map(|(_, part)| part.indices()[depth])
+            .take_while(|((at, part), _)| {
+                *at == index && part.indices().starts_with(whole.indices())
+            })
+            .filter(|((_, part), faulted)| part.indices().len() == depth + 1 && faulted.of == of)
+            .map(|((_, part), faulted)| (part.indices()[depth], faulted.fault))
             .collect()
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Tally;
 use crate::error::Class;
@@ -51,7 +51,9 @@ fn as_secs<S: serde::Serializer>(elapsed: &Duration, s: S) -> Result<S::Ok, S::E
 }
 
 /// A range of positions that was never read, and is gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// It reads back from the JSON of a [`Report`], so that another process can repair it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Gap {
     /// The stream.
@@ -65,7 +67,8 @@ pub struct Gap {
 }
 
 impl Gap {
-    pub(crate) fn new(
+    /// Of this shard, from the first position that is missing up to the first that is there again.
+    pub fn new(
         stream: impl Into<String>,
         shard: impl fmt::Display,
         from: impl fmt::Display,
@@ -335,6 +338,11 @@ mod tests {
         assert!(text.contains("2 faults in faults.ndjson"), "{text}");
         assert!(text.contains("f0") && text.contains("f2") && !text.contains("f3"), "{text}");
         assert!(text.ends_with("resubmit them"), "{text}");
+        // where they are, the first three fingerprints, how many more, what to do next
+        let end: Vec<&str> = text.lines().rev().take(6).collect();
+        let place = end[5].trim();
+        assert_eq!((place, end[1]), ("2 faults in faults.ndjson", "  and 1 kinds more"), "{text}");
+        assert!(end[4].contains("9 x f0") && end[2].contains("7 x f2"), "{text}");
     }
 
     #[test]
@@ -342,7 +350,10 @@ mod tests {
         let mut r = report();
         assert_eq!(r.exit_code(), 3);
         r.pipelines.values_mut().for_each(|p| p.open = 0);
-        assert_eq!(r.exit_code(), 0);
+        assert_eq!(r.exit_code(), 0, "faults alone do not make it fail");
+        r.faults_unconfirmed = 1;
+        assert_eq!(r.exit_code(), 3);
+        assert!(r.to_string().contains("1 faults were not stored"), "{r}");
         r.error = Some("fatal".into());
         assert_eq!(r.exit_code(), 1);
     }
@@ -351,5 +362,14 @@ mod tests {
     fn it_serialises_by_pipeline() {
         let json = serde_json::to_value(report()).expect("serialises");
         assert_eq!(json["pipelines"]["totals"]["read"], 10);
+    }
+
+    #[test]
+    fn a_gap_reads_back_from_the_json_of_a_report() {
+        let gap = Gap::new("orders", "0", 3, 9);
+        let report = Report { gaps: vec![gap.clone()], ..report() };
+        let json = serde_json::to_value(&report).unwrap();
+        let read: Vec<Gap> = serde_json::from_value(json["gaps"].clone()).unwrap();
+        assert_eq!(read, [gap]);
     }
 }

@@ -160,6 +160,22 @@ impl Tracker {
         })
     }
 
+    /// When the oldest record that is not settled arrived. Where records are acknowledged one by one that need not
+    /// be the first: one that was given back comes again behind younger ones.
+    pub(crate) fn oldest_arrival(&self) -> Option<Timestamp> {
+        let open = self.entries.iter().flat_map(|entry| {
+            (entry.next..entry.len())
+                .filter(|index| !entry.acked[*index] && !entry.settled(*index))
+                .map(|index| entry.batch.records[index].arrival())
+        });
+        open.min()
+    }
+
+    /// Whether nothing is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The oldest record of lane `lane` that is not settled there: its batch and index.
     pub(crate) fn oldest_of(&self, lane: usize) -> Option<(&Arc<LaneBatch>, usize)> {
         self.entries.iter().find_map(|entry| {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use streambreaker::fault::{FaultEvent, FloodGuard};
 use streambreaker::prelude::*;
-use streambreaker::{Class, Outcome, PipelineReport, Position, Record, Shutdown, memory};
+use streambreaker::{Class, PipelineReport, Position, Processed, Record, Shutdown, memory};
 
 /// What a pipeline did with the payloads of a stream that ends.
 struct Ran {
@@ -72,7 +72,7 @@ where
 async fn process<S, F>(
     records: impl IntoIterator<Item = Record>,
     pipeline: F,
-) -> (Outcome, Vec<FaultEvent>)
+) -> (Processed, Vec<FaultEvent>)
 where
     F: Fn(Flow<Input>) -> Flow<S> + Send + Sync + 'static,
     S: Stage + Send + 'static,

@@ -142,3 +142,42 @@ async fn a_foreign_checkpoint_is_refused() {
         assert!(refused(source(&file)).await.contains("not a checkpoint"), "{bad:?}");
     }
 }
+
+#[tokio::test]
+async fn a_file_whose_checkpoint_is_forgotten_is_read_from_its_start() {
+    let (dir, file) = Dir::with("a\nb\n");
+    let path = dir.path("state/checkpoint");
+    let source = |file: &Path| Source::open(file).checkpoint(&path);
+    forget(&path).expect("there is none, nor a place for it");
+    for _ in 0..2 {
+        let (mut reader, mut acker) = one(source(&file)).await;
+        let records = all(&mut reader).await;
+        // of no earlier life that died: that is forgotten, too
+        assert_eq!(lines(&records), [(0, "a".into()), (2, "b".into())]);
+        assert!(records.iter().all(|record| record.deliveries() == 1));
+        settle(&mut acker, &records[1]).await.expect("a commit");
+        drop((reader, acker));
+        let (mut reader, _) = one(source(&file)).await;
+        assert!(all(&mut reader).await.is_empty(), "it is settled to its end");
+        drop(reader);
+        forget(&path).expect("forgotten");
+        assert_eq!(fs::read_dir(dir.path("state")).expect("a directory").count(), 0);
+    }
+    // and so is one that is of another file by now
+    drop(open(source(&file)).await);
+    fs::write(&file, "other\n").expect("written");
+    assert!(refused(source(&file)).await.contains("`file::forget` this one"));
+    forget(&path).expect("forgotten");
+    let (mut reader, _) = one(source(&file)).await;
+    assert_eq!(lines(&all(&mut reader).await), [(0, "other".into())]);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_forgotten_is_an_error_with_its_path() {
+    let dir = Dir::new();
+    let path = dir.path("checkpoint");
+    fs::create_dir(&path).expect("in its place");
+    let error = forget(&path).expect_err("a directory is no checkpoint");
+    assert_eq!(error.path(), path);
+    assert!(error.to_string().contains("cannot remove the checkpoint"), "{error}");
+}

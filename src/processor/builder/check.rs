@@ -16,7 +16,7 @@ impl ProcessorBuilder {
             mistakes.push(ConfigError::new(field, found, accepted));
         };
         if self.name.trim().is_empty() {
-            refuse("name", format!("`{}`", self.name.escape_debug()), "a text");
+            refuse("name", format!("`{}`", self.name.escape_debug()), "a text that is not empty");
         }
         if cfg!(panic = "abort") {
             refuse(
@@ -127,7 +127,9 @@ impl ProcessorBuilder {
         let only: Option<BTreeSet<String>> =
             self.only.as_ref().map(|only| only.iter().filter_map(|name| find(name)).collect());
         let without: BTreeSet<String> = self.without.iter().filter_map(|name| find(name)).collect();
-        all.into_iter()
+        let enabled: BTreeSet<String> = all
+            .iter()
+            .copied()
             .filter(|name| {
                 let config = self.config.pipelines.get(*name).and_then(|config| config.enabled);
                 config.is_none_or(|enabled| enabled)
@@ -135,7 +137,16 @@ impl ProcessorBuilder {
             .filter(|name| only.as_ref().is_none_or(|only| only.contains(*name)))
             .filter(|name| !without.contains(*name))
             .map(str::to_owned)
-            .collect()
+            .collect();
+        if enabled.is_empty() && !all.is_empty() {
+            // every record would be passed by, and committed
+            mistakes.push(ConfigError::new(
+                format!("processor `{}`: enabled pipelines", self.name),
+                "none",
+                format!("at least one of {}; to stop all, do not run it", all.join(", ")),
+            ));
+        }
+        enabled
     }
 
     /// What the configuration says of the stages of a pipeline, in their order.

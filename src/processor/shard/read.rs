@@ -5,10 +5,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Shard, lock};
+use crate::clock::FAR;
 use crate::processor::core::InFlight;
 use crate::record::Record;
 use crate::settle::{Batch, Flag, LaneBatch, are_sorted};
 use crate::source::{Acknowledge, Behind, Read, Reader, Room, SourceError};
+
+/// A record is held back until there is room for it.
+struct HeldBack<'a>(&'a Shard);
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.held_back).take();
+    }
+}
 
 impl Shard {
     /// Waits until there is room for at least one record.
@@ -32,6 +42,12 @@ impl Shard {
         if let Some(limits) = self.limits {
             self.free(limits, |held, free| held == 0 || free.0 > 0 && free.1 >= bytes).await;
         }
+    }
+
+    /// Notes for as long as it lives that this record is held back, and not to be given to anybody else.
+    fn hold_back(&self, record: &Record) -> HeldBack<'_> {
+        *lock(&self.held_back) = Some(record.position().clone());
+        HeldBack(self)
     }
 
     /// Waits until `enough` says so of how many records are in flight, and how many records and bytes more may be.
@@ -94,11 +110,12 @@ impl Shard {
             let room = self.room().await;
             match reader.read(room).await {
                 Ok(Read::Records { records, behind }) => {
+                    let read = Instant::now();
                     failures = 0;
                     {
                         let mut progress = self.progress();
                         progress.behind = behind;
-                        progress.last_read = Some(Instant::now());
+                        progress.last_read = Some(read);
                         progress.failing = false;
                     }
                     if records.is_empty() {
@@ -108,10 +125,11 @@ impl Shard {
                         // only a record by itself may be larger
                         if let [one] = &*records {
                             if one.size() > room.bytes {
+                                let _held = self.hold_back(one);
                                 self.admit(one.size()).await;
                             }
                         }
-                        self.ingest(records);
+                        self.ingest(records, read);
                     }
                 }
                 Ok(Read::Gap { from, to }) => {
@@ -139,17 +157,21 @@ impl Shard {
         }
     }
 
-    /// Hands a batch to all lanes.
-    fn ingest(&self, records: Vec<Record>) {
+    /// Hands a batch to all lanes that was read at `read`: its deadline counts from then.
+    fn ingest(&self, records: Vec<Record>, read: Instant) {
+        let Some(first) = records.first() else { return };
         let own = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
-            (Some(own), _, _) => Some(Instant::now() + own),
-            (None, Some(theirs), false) => Some(Instant::now() + theirs),
+            (Some(own), _, _) => Some(read + own),
+            (None, Some(theirs), false) => Some(read + theirs.min(FAR)),
             _ => None,
         };
         let deadline = own.into_iter().chain(self.until).min();
         self.core.note_passed_by(&self.id, &records);
+        self.note_come_again(&records);
         // a finite batch says nothing of what its host gave before
         let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
+        // before the tracker is locked: it asks the processor
+        drop(self.history_of(first.delivery()));
         let (lanes, suspect) = {
             let mut tracker = self.tracker();
             if tracker.is_closed() {

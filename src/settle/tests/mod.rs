@@ -87,6 +87,8 @@ fn flags_are_bits_of_their_own() {
         Flag::RESTING,
         Flag::SKIPPING,
         Flag::EACH,
+        Flag::TIMED,
+        Flag::HUNGRY,
     ];
     assert!(all.iter().all(|flag| flag.is_power_of_two()));
     assert_eq!(all.iter().fold(0, |seen, flag| seen | flag).count_ones() as usize, all.len());

@@ -10,7 +10,7 @@ use futures::task::AtomicWaker;
 use streambreaker::fault::FloodGuard;
 use streambreaker::flow::BoxedFlow;
 use streambreaker::prelude::*;
-use streambreaker::{Outcome, Position, Received, Record, Uow, memory};
+use streambreaker::{Position, Processed, Received, Record, Uow, memory};
 
 type Taken = Pin<Box<dyn Stage<Out = ()> + Send>>;
 
@@ -127,7 +127,7 @@ pub(super) struct Rig {
     count: Arc<Count>,
     waker: Waker,
     turns: Arc<AtomicWaker>,
-    run: tokio::task::JoinHandle<Outcome>,
+    run: tokio::task::JoinHandle<Processed>,
 }
 
 fn records(payloads: Vec<String>) -> impl Iterator<Item = Record> {
@@ -139,7 +139,7 @@ fn records(payloads: Vec<String>) -> impl Iterator<Item = Record> {
 pub(super) async fn process(
     payloads: Vec<String>,
     build: impl Fn(Flow<Above>) -> BoxedFlow<()> + Send + Sync + 'static,
-) -> Outcome {
+) -> Processed {
     let processor = Processor::builder("suite")
         .faults(memory::faults())
         .flood_guard(FloodGuard::off())

@@ -1,0 +1,98 @@
+//! `lake stats`.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde_json::{Value, json};
+use streambreaker::{BoxError, ProcessorBuilder};
+
+use super::Sum;
+use crate::args::{LakeAt, Output};
+use crate::console::{Console, Tone};
+use crate::failure::{Exit, Failure};
+use crate::operator::{Operator, Task};
+use crate::text::{Align, Table, bytes_counted, counted, escaped, thousands};
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  $0 lake stats
+  $0 lake stats orders --json | jq '.streams[].days'
+
+A day is that of an object's first record. An object of few records costs more than they do: see `docs/lake.md`, What it costs.")]
+pub(crate) struct Stats {
+    /// The stream [default: all]
+    stream: Option<String>,
+    #[command(flatten)]
+    lake: LakeAt,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl<F> Operator<F>
+where
+    F: AsyncFn(Task) -> Result<ProcessorBuilder, BoxError>,
+{
+    pub(crate) async fn lake_stats(
+        &self,
+        stats: &Stats,
+        console: &mut Console,
+    ) -> Result<Exit, Failure> {
+        let lake = self.places.lake(&stats.lake)?;
+        let streams = self.places.streams(&lake, stats.stream.as_deref()).await?;
+        let mut told = Vec::new();
+        for stream in streams {
+            let manifest = lake.manifest(&stream).await?;
+            let sum = Sum::of(&manifest.objects);
+            let mut days: BTreeMap<String, Sum> = BTreeMap::new();
+            for object in &manifest.objects {
+                let day = object.footer.arrival_min.to_string();
+                let day = day.split('T').next().unwrap_or_default().to_owned();
+                days.entry(day).or_default().add(object);
+            }
+            if stats.output.json {
+                let days: Vec<Value> = days
+                    .iter()
+                    .map(|(day, sum)| {
+                        json!({ "day": day, "records": sum.records, "objects": sum.objects, "bytes": sum.bytes })
+                    })
+                    .collect();
+                told.push(json!({
+                    "stream": stream,
+                    "shards": manifest.shards().len(),
+                    "records": sum.records,
+                    "objects": sum.objects,
+                    "bytes": sum.bytes,
+                    "days": days,
+                }));
+                continue;
+            }
+            let each = |of: u64, by: u64| of as f64 / by.max(1) as f64;
+            let mut text = format!(
+                "{}  {} of {}, {:.0} bytes a record, {:.0} records an object\n",
+                console.toned(Tone::Head, &escaped(&stream)),
+                counted(sum.records, "record"),
+                counted(manifest.shards().len() as u64, "shard"),
+                each(sum.bytes, sum.records),
+                each(sum.records, sum.objects),
+            );
+            let mut table = Table::new([
+                ("DAY", Align::Left),
+                ("RECORDS", Align::Right),
+                ("OBJECTS", Align::Right),
+                ("SIZE", Align::Right),
+            ]);
+            for (day, sum) in &days {
+                let counts = [sum.records, sum.objects].map(thousands);
+                table
+                    .row([day.clone()].into_iter().chain(counts).chain([bytes_counted(sum.bytes)]));
+            }
+            text.push_str(&table.print(|head| console.toned(Tone::Head, head)));
+            console.print(&text)?;
+        }
+        if stats.output.json {
+            console.json(&json!({ "streams": told }))?;
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,246 @@
+//! `repair`: what the component never saw, read from the lake.
+//!
+//! Two things leave a range of records behind: the stream had lost it before it was read (a *gap*, rule S2), or a pipeline was
+//! disabled while it went by. Both stand in the report of a run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use streambreaker::{BoxError, Gap, Position, ProcessorBuilder, ShardId};
+use streambreaker_lake::{Lake, Selection};
+
+use crate::args::{LakeAt, Output, Pace, Who};
+use crate::console::Console;
+use crate::failure::{Exit, Failure};
+use crate::operator::{Operator, Task};
+use crate::replay::{Sending, names, note_damaged, skipped, tell};
+use crate::text::{bytes_counted, counted, escaped};
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  $0 run --json > report.json                              its `gaps` say what the stream had lost
+  $0 repair --report report.json                           what the lake has of it
+  $0 repair --report report.json --send --why \"the gap of last night\"
+  $0 repair --stream orders --shard 0 --from 4711 --to 4800
+
+Nobody has seen these events yet: the component is built for a repair, so that what it publishes of them can be let through.")]
+pub(crate) struct Repair {
+    /// The JSON report of a run: its gaps, and what went by a disabled pipeline
+    #[arg(long, value_name = "FILE", help_heading = "Which records", conflicts_with_all = ["from", "to", "shard"],
+        required_unless_present = "from")]
+    report: Option<PathBuf>,
+    /// The stream [default: the component's, or the only one that there is]
+    #[arg(long, help_heading = "Which records")]
+    stream: Option<String>,
+    /// The shard
+    #[arg(long, help_heading = "Which records", requires_all = ["from", "to"])]
+    shard: Option<String>,
+    /// The first position that is missing
+    #[arg(long, value_name = "POSITION", help_heading = "Which records", requires_all = ["shard", "to"])]
+    from: Option<Position>,
+    /// The first position that is there again
+    #[arg(long, value_name = "POSITION", help_heading = "Which records", requires_all = ["shard", "from"])]
+    to: Option<Position>,
+    /// Into this pipeline only; may be repeated [default: those that missed them]
+    #[arg(long, help_heading = "How")]
+    pipeline: Vec<String>,
+    #[command(flatten)]
+    pace: Pace,
+    /// Send them; without it, only say what the lake has of them
+    #[arg(long, visible_alias = "yes", help_heading = "How")]
+    send: bool,
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    lake: LakeAt,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What is read of a report.
+#[derive(Deserialize)]
+struct Missed {
+    gaps: Vec<Gap>,
+    #[serde(default)]
+    pipelines: BTreeMap<String, PassedBy>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PassedBy {
+    passed_by: BTreeMap<String, (Position, Position)>,
+}
+
+/// A range of records that somebody has missed.
+struct Range {
+    selection: Selection,
+    shard: ShardId,
+    /// The first that is missing, and the last; or the first behind it, where `open`.
+    from: Position,
+    to: Position,
+    open: bool,
+    /// The pipelines that missed it; all, if none is named.
+    pipelines: Vec<String>,
+}
+
+impl Range {
+    fn of(gap: &Gap, pipelines: &[String]) -> Result<Self, Failure> {
+        let bad = |error| {
+            let message =
+                format!("the positions of a gap in {}/{} are none", gap.stream, gap.shard);
+            Failure { exit: Exit::Unusable, ..Failure::because(message, error) }
+        };
+        let position = |text: &str| text.parse::<Position>().map_err(bad);
+        Ok(Self {
+            selection: Selection::missing(gap).map_err(bad)?,
+            shard: gap.shard.as_str().into(),
+            from: position(&gap.from)?,
+            to: position(&gap.to)?,
+            open: true,
+            pipelines: pipelines.to_vec(),
+        })
+    }
+
+    fn passed(
+        stream: &str,
+        shard: &str,
+        (from, to): &(Position, Position),
+        pipeline: &str,
+    ) -> Self {
+        let selection = Selection::of(stream).shard(shard).positions(from.clone(), to.clone());
+        let (from, to) = (from.clone(), to.clone());
+        let pipelines = vec![pipeline.to_owned()];
+        Self { selection, shard: shard.into(), from, to, open: false, pipelines }
+    }
+
+    fn shown(&self) -> String {
+        let up_to = if self.open { "up to" } else { "to" };
+        let shard = self.shard.as_str();
+        format!("{}/{shard}: {} {up_to} {}", self.selection.stream(), self.from, self.to)
+    }
+
+    /// Whether the lake has all of it: its objects join over the whole range.
+    async fn is_covered(&self, lake: &Lake) -> Result<bool, Failure> {
+        let manifest = lake.manifest(self.selection.stream()).await?;
+        let covered = manifest.covered(&self.shard);
+        Ok(covered.iter().any(|range| range.first <= self.from && range.last >= self.to))
+    }
+}
+
+impl<F> Operator<F>
+where
+    F: AsyncFn(Task) -> Result<ProcessorBuilder, BoxError>,
+{
+    pub(crate) async fn repair(
+        &self,
+        repair: &Repair,
+        console: &mut Console,
+    ) -> Result<Exit, Failure> {
+        let by = repair.send.then(|| repair.who.by()).transpose()?;
+        let lake = self.places.lake(&repair.lake)?;
+        let ranges = self.missed(repair, &lake).await?;
+        if ranges.is_empty() {
+            let json = json!({ "dry_run": by.is_none(), "ranges": [] });
+            tell(console, repair.output, &json, "nothing is missing\n")?;
+            return Ok(Exit::Done);
+        }
+        let mut exit = Exit::Done;
+        let (mut done, mut text) = (Vec::new(), String::new());
+        for range in ranges {
+            let pipelines =
+                if repair.pipeline.is_empty() { &range.pipelines } else { &repair.pipeline };
+            let processor = self.build(Task::Repair, pipelines).await?;
+            let covered = range.is_covered(&lake).await?;
+            if !covered {
+                exit = Exit::Partly;
+            }
+            let shown = range.shown();
+            let mut row = json!({
+                "stream": range.selection.stream(),
+                "shard": range.shard,
+                "from": range.from,
+                "to": range.to,
+                "covered": covered,
+                "pipelines": names(&processor),
+            });
+            let counts = match &by {
+                None => lake.dry_run(&range.selection).await?,
+                Some(by) => {
+                    let what = Sending {
+                        lake: &lake,
+                        processor: &processor,
+                        selection: range.selection.clone(),
+                        resume: None,
+                        pace: repair.pace,
+                        by,
+                    };
+                    let sent = self.send(what, console).await?;
+                    exit = exit.worse(sent.exit);
+                    row["run"] = json!(sent.run);
+                    row["report"] = json!(sent.report);
+                    sent.counts
+                }
+            };
+            row["records"] = counts.records.into();
+            row["bytes"] = counts.bytes.into();
+            row["skipped"] = json!(skipped(&counts));
+            let (dry, verb) = match by {
+                None => ("dry run: ", "would go"),
+                Some(_) => ("", "went"),
+            };
+            text.push_str(&format!(
+                "{dry}{}: {} ({}) {verb} into {}\n",
+                escaped(&shown),
+                counted(counts.records, "record"),
+                bytes_counted(counts.bytes),
+                escaped(&names(&processor).join(", "))
+            ));
+            note_damaged(&counts, console);
+            if !covered {
+                console.note(&format!("{shown}: the lake does not have all of it, or cannot tell"));
+            }
+            done.push(row);
+        }
+        let json = json!({ "dry_run": by.is_none(), "ranges": Value::Array(done) });
+        tell(console, repair.output, &json, &text)?;
+        if by.is_none() {
+            console.note("nothing was sent; --send --why \"…\" sends them");
+        }
+        Ok(exit)
+    }
+
+    /// What was missed, as the command says it.
+    async fn missed(&self, repair: &Repair, lake: &Lake) -> Result<Vec<Range>, Failure> {
+        let stream = || self.places.stream(lake, repair.stream.as_deref());
+        if let (Some(shard), Some(from), Some(to)) = (&repair.shard, &repair.from, &repair.to) {
+            let gap = Gap::new(stream().await?, shard, from, to);
+            return Ok(vec![Range::of(&gap, &[])?]);
+        }
+        let Some(file) = &repair.report else { return Ok(Vec::new()) };
+        let name = file.display();
+        let unusable = |message: String, error: BoxError| Failure {
+            exit: Exit::Unusable,
+            ..Failure::because(message, error)
+        };
+        let bytes = std::fs::read(file)
+            .map_err(|error| unusable(format!("the report {name} cannot be read"), error.into()))?;
+        let missed: Missed = serde_json::from_slice(&bytes).map_err(|error| {
+            unusable(format!("{name} is no report of `run --json`"), error.into())
+        })?;
+        let mut ranges = Vec::new();
+        let named = repair.stream.as_ref();
+        for gap in missed.gaps.iter().filter(|gap| named.is_none_or(|named| *named == gap.stream)) {
+            ranges.push(Range::of(gap, &[])?);
+        }
+        for (pipeline, PassedBy { passed_by }) in &missed.pipelines {
+            for (shard, range) in passed_by {
+                ranges.push(Range::passed(&stream().await?, shard, range, pipeline));
+            }
+        }
+        Ok(ranges)
+    }
+}

@@ -1,0 +1,199 @@
+//! Text for people: escaped, shortened, in columns.
+
+use std::fmt::Write;
+
+use streambreaker::Timestamp;
+
+/// Whether a terminal may take this character as something other than text: control characters (of both sets), and those
+/// that are not seen or turn the direction of what follows.
+fn is_active(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Text of others as a terminal may see it (rule L12).
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_active(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// The same of text in lines, which stay lines.
+pub(crate) fn escaped_lines(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes as text, where they are; else with what is none as `\xff`.
+pub(crate) fn bytes_shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => escaped(text),
+        Err(_) => bytes.escape_ascii().to_string(),
+    }
+}
+
+/// JSON whose strings hold no character that a terminal acts upon. It is the same JSON.
+pub(crate) fn json_escaped(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // outside of strings there are no such characters but line ends
+        if is_active(c) && c != '\n' {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// At most so many characters.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// A time to the second.
+pub(crate) fn second(time: Timestamp) -> String {
+    let text = time.to_string();
+    match text.split_once('.') {
+        Some((second, _)) => format!("{second}Z"),
+        None => text,
+    }
+}
+
+/// `1,234,567`.
+pub(crate) fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut shown = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+/// `1 fault`, `2,000 faults`.
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", thousands(n))
+}
+
+/// `812 B`, `1.2 MB`.
+pub(crate) fn bytes_counted(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if value < 999.5 || unit == "TB" {
+            return match unit {
+                "B" => format!("{bytes} B"),
+                _ => format!("{value:.1} {unit}"),
+            };
+        }
+        value /= 1_000.0;
+    }
+    unreachable!("the last unit takes everything")
+}
+
+/// How a cell stands in its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// Rows in columns that are as wide as their widest cell. The cells are escaped here.
+pub(crate) struct Table {
+    columns: Vec<(&'static str, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(columns: impl IntoIterator<Item = (&'static str, Align)>) -> Self {
+        Self { columns: columns.into_iter().collect(), rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<String> = cells.into_iter().map(|cell| escaped(&cell)).collect();
+        assert_eq!(cells.len(), self.columns.len(), "a cell a column");
+        self.rows.push(cells);
+    }
+
+    /// The lines, the head first; `head` makes that stand out.
+    pub(crate) fn print(&self, head: impl Fn(&str) -> String) -> String {
+        let width = |at: usize| {
+            let cells = self.rows.iter().map(|row| row[at].chars().count());
+            cells.max().unwrap_or(0).max(self.columns[at].0.len())
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let line = |cells: &mut dyn Iterator<Item = &str>| {
+            let mut line = String::new();
+            for (at, cell) in cells.enumerate() {
+                let pad = widths[at].saturating_sub(cell.chars().count());
+                let pad = " ".repeat(pad);
+                match self.columns[at].1 {
+                    Align::Left => write!(line, "{cell}{pad}  "),
+                    Align::Right => write!(line, "{pad}{cell}  "),
+                }
+                .unwrap_or_default();
+            }
+            line.trim_end().to_owned()
+        };
+        let names = line(&mut self.columns.iter().map(|(name, _)| *name));
+        let mut text = head(&names);
+        text.push('\n');
+        for row in &self.rows {
+            text.push_str(&line(&mut row.iter().map(String::as_str)));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l12_what_a_terminal_would_act_upon_is_escaped() {
+        let hostile = "a\u{1b}[2Jb\u{9b}1mc\r\u{202e}d\u{200b}";
+        let shown = escaped(hostile);
+        assert_eq!(shown, r"a\u{1b}[2Jb\u{9b}1mc\r\u{202e}d\u{200b}");
+        assert_eq!(bytes_shown(b"\xff\x1b"), r"\xff\x1b");
+        assert_eq!(escaped("Grüße, 東京"), "Grüße, 東京");
+        let json = serde_json::json!({"text": hostile, "more": "\u{e0041}"}).to_string();
+        let safe = json_escaped(&json);
+        assert!(!safe.chars().any(is_active), "{safe}");
+        let same: serde_json::Value = serde_json::from_str(&safe).unwrap();
+        assert_eq!(same, serde_json::from_str::<serde_json::Value>(&json).unwrap());
+    }
+
+    #[test]
+    fn numbers_are_grouped_and_have_units() {
+        assert_eq!([thousands(0), thousands(999), thousands(1_234_567)], ["0", "999", "1,234,567"]);
+        assert_eq!([bytes_counted(999), bytes_counted(1_234_000)], ["999 B", "1.2 MB"]);
+        assert_eq!(bytes_counted(999_999), "1.0 MB");
+        assert_eq!(bytes_counted(u64::MAX), "18446744.1 TB");
+        assert_eq!([counted(1, "fault"), counted(2_000, "fault")], ["1 fault", "2,000 faults"]);
+        assert_eq!([shortened("abcd", 4), shortened("abcde", 4)], ["abcd", "abc…"]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new([("N", Align::Right), ("NAME", Align::Left)]);
+        table.row(["7".into(), "a\tb".into()]);
+        table.row(["1000".into(), "longer name".into()]);
+        let text = table.print(str::to_owned);
+        assert_eq!(text, "   N  NAME\n   7  a\\tb\n1000  longer name\n");
+    }
+}

@@ -1,0 +1,73 @@
+//! Who, when, why and how many: every command that changes something leaves a line. (The lines of switches are those of the
+//! process that runs: see the core's tests of its admin listener.)
+//!
+//! Each test listens: whoever says a line first decides whether it is made at all.
+
+#[path = "../../tests/heard/mod.rs"]
+mod heard;
+mod support;
+
+use heard::{Heard, Line};
+use streambreaker_operator::Exit;
+use support::{Keeps, World};
+
+const BY: [&str; 4] = ["--why", "round numbers are\u{1b}[2J orders, too", "--who", "ada"];
+
+#[track_caller]
+fn audit(heard: &Heard, message: &str) -> Line {
+    let mut lines = heard.with(message);
+    assert_eq!(lines.len(), 1, "{:?}", heard.lines());
+    let line = lines.remove(0);
+    assert_eq!((&*line.target, line.field("who")), ("streambreaker::audit", "\"ada\""));
+    assert_eq!(line.field("why"), r#""round numbers are\u{1b}[2J orders, too""#);
+    line
+}
+
+#[tokio::test]
+async fn a_replay_leaves_an_audit_line() {
+    let heard = Heard::default();
+    let _listening = heard.listen();
+    let world = World::new(Keeps::Lake);
+    world.store().await;
+    world.ask(&["replay"]).await;
+    assert!(heard.with("records were replayed").is_empty(), "a dry run changes nothing");
+    let sent = world.ask(&[&["replay", "--id", "7", "--send"], &BY[..]].concat()).await;
+    assert_eq!(sent.exit, Exit::Done, "{}", sent.err);
+    assert!(sent.out.contains("orders ran for"), "{}", sent.out);
+    let line = audit(&heard, "records were replayed");
+    assert_eq!((line.field("records"), line.field("stream")), ("1", "\"orders\""));
+    assert_eq!(world.take_done(), ["search:7", "totals:7"]);
+}
+
+#[tokio::test]
+async fn a_resubmission_leaves_an_audit_line() {
+    let heard = Heard::default();
+    let _listening = heard.listen();
+    let world = World::with_faults(Keeps::Lake).await;
+    world.mend();
+    let kinds = world.ask(&["faults", "group", "--json"]).await.json();
+    let fingerprint = kinds["kinds"][0]["fingerprint"].as_str().unwrap().to_owned();
+    let words = ["resubmit", "--fingerprint", &fingerprint, "--max", "3"];
+    assert_eq!(world.ask(&words).await.exit, Exit::Done);
+    assert!(heard.with("faults were resubmitted").is_empty(), "a dry run changes nothing");
+    let send = [&words[..], &["--send"], &BY].concat();
+    let sent = world.ask(&send).await;
+    assert_eq!(sent.exit, Exit::Done, "{}", sent.err);
+    assert!(sent.out.contains("3 sent") && sent.out.contains("there are more"), "{}", sent.out);
+    assert_eq!(world.take_done().len(), 3);
+    assert_eq!(audit(&heard, "faults were resubmitted").field("sent"), "3");
+    let sent = world.ask(&send).await;
+    assert!(sent.out.contains("1 sent") && sent.out.contains("3 settled before"), "{}", sent.out);
+}
+
+#[tokio::test]
+async fn dismissals_leave_an_audit_line() {
+    let heard = Heard::default();
+    let _listening = heard.listen();
+    let world = World::with_faults(Keeps::File).await;
+    let words = ["faults", "dismiss", "--stage", "json"];
+    world.ask(&words).await;
+    assert!(heard.with("faults were dismissed").is_empty(), "a dry run changes nothing");
+    world.ask(&[&words[..], &["--yes"], &BY].concat()).await;
+    assert_eq!(audit(&heard, "faults were dismissed").field("dismissed"), "2");
+}

@@ -1,0 +1,137 @@
+//! `lake …`, end to end.
+
+mod support;
+
+use serde_json::json;
+use streambreaker_operator::{Exit, Operator};
+use support::{Keeps, World, given};
+
+async fn stored() -> World {
+    let world = World::new(Keeps::Lake);
+    world.store().await;
+    world
+}
+
+#[tokio::test]
+async fn streams_and_objects_are_listed() {
+    let world = stored().await;
+    let before = world.bytes();
+    let list = world.ask(&["lake", "ls", "--json"]).await.json();
+    let stream = &list["streams"][0];
+    assert_eq!((&stream["stream"], &stream["records"]), (&json!("orders"), &json!(40)));
+    assert_eq!(stream["first_arrival"], "2026-11-01T00:00:00.000000Z");
+    let objects = world.ask(&["lake", "ls", "orders", "--json"]).await.json();
+    let objects = objects["objects"].as_array().unwrap();
+    assert_eq!(objects.len() as u64, stream["objects"].as_u64().unwrap());
+    assert!(objects.iter().all(|o| o["path"].as_str().unwrap().starts_with("stream=orders/date=")));
+    let text = world.ask(&["lake", "ls"]).await.out;
+    assert!(text.lines().nth(1).unwrap().starts_with("orders       40"), "{text}");
+    assert_eq!(world.ask(&["lake", "ls", "orders"]).await.out.lines().count(), 1 + objects.len());
+
+    let shown = world.ask(&["lake", "show", "--json"]).await.json();
+    let shards = shown["shards"].as_array().unwrap();
+    assert_eq!(shards[1]["covered"], json!([{ "first": "1", "last": "39", "records": 20 }]));
+    let text = world.ask(&["lake", "show", "orders"]).await.out;
+    assert!(text.contains("shard 0: 0 to 38, 20 records"), "{text}");
+
+    let stats = world.ask(&["lake", "stats", "--json"]).await.json();
+    let days = stats["streams"][0]["days"].as_array().unwrap();
+    let of = |day: &serde_json::Value| {
+        (day["day"].as_str().unwrap().to_owned(), day["records"].as_u64().unwrap())
+    };
+    assert_eq!(
+        days.iter().map(of).collect::<Vec<_>>(),
+        [("2026-11-01".to_owned(), 24), ("2026-11-02".to_owned(), 16)]
+    );
+    let text = world.ask(&["lake", "stats", "orders"]).await.out;
+    assert!(text.starts_with("orders  40 records of 2 shards, "), "{text}");
+    assert_eq!(world.bytes(), before, "who looks changes nothing");
+}
+
+#[tokio::test]
+async fn l4_what_is_damaged_or_gone_is_named() {
+    let world = stored().await;
+    let sound = world.ask(&["lake", "verify"]).await;
+    assert_eq!(sound.exit, Exit::Done);
+    assert!(sound.out.starts_with("orders: sound, 40 records in "), "{}", sound.out);
+
+    let objects = world.ask(&["lake", "ls", "orders", "--json"]).await.json();
+    let path = |at: usize| objects["objects"][at]["path"].as_str().unwrap().to_owned();
+    let torn = world.path("lake").join(path(1));
+    let bytes = std::fs::read(&torn).unwrap();
+    std::fs::write(&torn, &bytes[..bytes.len() / 2]).unwrap();
+    let found = world.ask(&["lake", "verify", "--json"]).await;
+    assert_eq!(found.exit, Exit::No);
+    let found = found.document();
+    assert_eq!((&found["sound"], &found["streams"][0]["sound"]), (&json!(false), &json!(false)));
+    let text = world.ask(&["lake", "verify", "orders"]).await.out;
+    assert!(
+        text.starts_with("orders: not sound") && text.contains(&format!("damaged: {}", path(1))),
+        "{text}"
+    );
+    let shown = world.ask(&["lake", "show"]).await;
+    assert_eq!(shown.exit, Exit::No);
+    assert!(
+        shown.out.contains("missing between") && shown.out.contains("damaged: "),
+        "{}",
+        shown.out
+    );
+
+    // a replay skips it, and says so
+    let replay = world.ask(&["replay", "--send", "--why", "a test", "--who", "ada"]).await;
+    replay.says(Exit::Partly, &["skipped, as it cannot be read", &path(1)]);
+}
+
+#[tokio::test]
+async fn records_are_found_by_index_and_by_text() {
+    let world = stored().await;
+    let before = world.bytes();
+    let by_id = world.ask(&["lake", "grep", "--id", "7", "--json"]).await.json();
+    assert_eq!((&by_id["position"], &by_id["key"]), (&json!("7"), &json!("customer-2")));
+    assert_eq!(by_id["payload"], r#"{"id":"7","type":"order-odd","n":7}"#);
+    let cases: [(&[&str], usize); 6] = [
+        (&["--type", "order-even"], 20),
+        (&["--key", "customer-3"], 8),
+        (&["\"n\":1"], 10),
+        (&["\"n\":1", "--shard", "0"], 5),
+        (&["--since", "2026-11-02"], 16),
+        (&["--limit", "3"], 3),
+    ];
+    for (words, count) in cases {
+        let found = world.ask(&[&["lake", "grep", "--json"], words].concat()).await;
+        assert_eq!((found.exit, found.lines().len()), (Exit::Done, count), "{words:?}");
+    }
+    let some = world.ask(&["lake", "grep", "--limit", "3"]).await;
+    assert!(some.err.contains("there are more than 3: --limit"), "{}", some.err);
+    world.ask(&["lake", "grep", "--id", "41"]).await.says(Exit::No, &["no such record"]);
+    world.ask(&["lake", "grep", "nowhere"]).await.says(Exit::No, &["no such record"]);
+
+    // rule L12
+    for more in [&[][..], &["--full"], &["--json"]] {
+        let hostile =
+            world.ask(&[&["lake", "grep", "--first", "13", "--last", "13"], more].concat()).await;
+        assert!(!hostile.out.replace('\n', "").contains(char::is_control), "{}", hostile.out);
+        assert!(hostile.out.contains("[2J"), "{}", hostile.out);
+    }
+    assert_eq!(world.bytes(), before);
+}
+
+#[tokio::test]
+async fn a_lake_that_is_not_there_is_not_made() {
+    let world = World::new(Keeps::Lake);
+    for words in [&["ls"][..], &["show"], &["verify"], &["grep", "a"], &["stats"]] {
+        let words = [&["lake"], words].concat();
+        world.ask(&words).await.says(Exit::Unusable, &["no lake in", "check the path"]);
+    }
+    assert!(world.bytes().is_empty());
+    let elsewhere = stored().await;
+    let lake = elsewhere.path("lake");
+    let list = world.ask(&["lake", "ls", "--lake", lake.to_str().unwrap(), "--json"]).await.json();
+    assert_eq!(list["streams"][0]["records"], 40);
+    elsewhere.ask(&["lake", "verify", "oders"]).await.says(Exit::Unusable, &["there is orders"]);
+
+    // any store will do
+    let operator =
+        Operator::new("orders", async |_| Err("not needed".into())).lake(elsewhere.lake());
+    assert_eq!(given(&operator, &["lake", "verify"]).await.exit, Exit::Done);
+}

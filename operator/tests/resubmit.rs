@@ -1,0 +1,132 @@
+//! `resubmit`, `faults dismiss` and `faults lessons`, end to end.
+
+mod support;
+
+use serde_json::json;
+use streambreaker_operator::{Exit, Task};
+use support::{Keeps, World, ids};
+
+const EVERYWHERE: [Keeps; 3] = [Keeps::Lake, Keeps::File, Keeps::FileAlone];
+const SEND: [&str; 5] = ["--send", "--why", "round numbers are orders, too", "--who", "ada"];
+
+#[tokio::test]
+async fn l8_a_dry_run_says_what_would_be_sent_and_changes_nothing() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        let before = world.bytes();
+        let dry = world.ask(&["resubmit", "--json"]).await;
+        assert!(dry.err.contains("nothing was sent; --send"), "{}", dry.err);
+        let dry = dry.json();
+        assert_eq!((&dry["dry_run"], &dry["streams"]["orders"]["sent"]), (&json!(true), &json!(7)));
+        let text = world.ask(&["resubmit", "--stage", "validate", "--max", "3"]).await;
+        assert!(
+            text.out.contains("orders: dry run: 3 faults (3 records) would be sent"),
+            "{}",
+            text.out
+        );
+        assert!(text.out.contains("there are more: --max"), "{}", text.out);
+        assert_eq!(world.bytes(), before, "{keeps:?}");
+        assert!(world.take_done().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        world.mend();
+        world.raise_index();
+        let sent = world.ask(&[&["resubmit", "--json"], &SEND[..]].concat()).await;
+        assert_eq!(sent.exit, Exit::No, "13 is no order yet: {}", sent.err);
+        let report = &sent.document()["streams"]["orders"];
+        assert_eq!((&report["sent"], &report["succeeded"]), (&json!(7), &json!(5)), "{keeps:?}");
+        assert_eq!(report["failed_again"].as_object().unwrap().len(), 2);
+        let expected = ["search:33", "totals:0", "totals:10", "totals:20", "totals:30"];
+        assert_eq!(world.take_done(), expected);
+        assert_eq!(world.tasks.lock().unwrap().last(), Some(&Task::Resubmit));
+
+        // what became of them
+        let open = world.ask(&["faults", "ls", "--open", "--json"]).await.json();
+        assert_eq!(open["total"], 2, "the new faults of 13");
+        let new = &open["faults"][0];
+        assert_eq!((&new["resubmits"], &new["release"]), (&json!(1), &json!("1.4.3")));
+        let done = world.ask(&["faults", "ls", "--stage", "validate", "--json"]).await.json();
+        let ledger = json!({ "state": "succeeded", "release": "1.4.3" });
+        assert!(done["faults"].as_array().unwrap().iter().all(|fault| fault["ledger"] == ledger));
+        let shown = world.ask(&["faults", "show", &ids(&done)[0]]).await.out;
+        assert!(shown.contains("succeeded by ada: round numbers are orders, too"), "{shown}");
+
+        // the same faults twice have one effect; what fails again has an end
+        for (sent, refused) in [(2, 0), (2, 0), (0, 2)] {
+            let again = world.ask(&[&["resubmit", "--json"], &SEND[..]].concat()).await;
+            let report = &again.document()["streams"]["orders"];
+            assert_eq!(report["sent"], sent, "{report}");
+            assert_eq!(report["refused"].as_object().unwrap().len(), refused, "{report}");
+        }
+        assert!(world.take_done().is_empty());
+        assert_eq!(world.path("faults.ndjson.ledger").exists(), keeps == Keeps::FileAlone);
+    }
+}
+
+#[tokio::test]
+async fn it_is_learned_which_errors_deserve_a_retry() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        world.raise_index();
+        let sent = world.ask(&[&["resubmit", "--class", "transient"], &SEND[..]].concat()).await;
+        assert_eq!(sent.exit, Exit::Done, "{}", sent.err);
+        let learned = world.ask(&["faults", "lessons", "--json"]).await.json();
+        let lessons = learned["lessons"].as_array().unwrap();
+        let of = |stage: &str| lessons.iter().find(|lesson| lesson["stage"] == stage).unwrap();
+        let (retry, other) = (of("call"), of("validate"));
+        assert_eq!((&retry["unchanged"], &retry["deserves_a_retry"]), (&json!(1), &json!(true)));
+        assert_eq!((&other["open"], &other["deserves_a_retry"]), (&json!(4), &json!(false)));
+        assert_eq!(other["releases"], json!({ "1.4.2": 4 }));
+        let text = world.ask(&["faults", "lessons"]).await.out;
+        assert!(text.contains("time alone mended them: `.transient()`"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_dismissed_is_not_sent() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        let before = world.bytes();
+        let words = ["faults", "dismiss", "--stage", "json"];
+        let dry = world.ask(&words).await;
+        assert_eq!(
+            (dry.exit, &*dry.out),
+            (Exit::Done, "dry run: 2 faults would be dismissed, 0 settled before\n")
+        );
+        assert_eq!(world.bytes(), before);
+        let yes = [&words[..], &["--yes", "--why", "no orders", "--who", "ada", "--json"]].concat();
+        let done = world.ask(&yes).await.json();
+        assert_eq!((&done["dismissed"], &done["settled_before"]), (&json!(2), &json!(0)));
+        let done = world.ask(&yes).await.json();
+        assert_eq!((&done["dismissed"], &done["settled_before"]), (&json!(0), &json!(2)));
+        let list = world.ask(&["faults", "ls", "--stage", "json", "--json"]).await.json();
+        assert_eq!(list["faults"][0]["ledger"], json!({ "state": "dismissed" }));
+        let dry = world.ask(&["resubmit", "--json"]).await.json();
+        let report = &dry["streams"]["orders"];
+        assert_eq!((&report["sent"], &report["settled_before"]), (&json!(5), &json!(2)));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_says_what_can() {
+    let world = World::with_faults(Keeps::Lake).await;
+    let before = world.bytes();
+    world.ask(&["resubmit", "--send"]).await.says(Exit::Unusable, &["--why"]);
+    world
+        .ask(&["resubmit", "--stop-at", "2"])
+        .await
+        .says(Exit::Unusable, &["a number from 0 to 1"]);
+    world.ask(&["resubmit", "--within", "60"]).await.says(Exit::Unusable, &["800ms"]);
+    world.ask(&["resubmit", "--max", "many"]).await.says(Exit::Unusable, &["--max"]);
+    world.ask(&["faults", "dismiss"]).await.says(Exit::Unusable, &["--id, --fingerprint", "--all"]);
+    world.ask(&["faults", "dismiss", "--all", "--yes"]).await.says(Exit::Unusable, &["--why"]);
+    let unknown = "00000000-0000-0000-0000-000000000001";
+    let nobody = ["faults", "dismiss", "--id", unknown, "--yes", "--why", "a", "--who", "b"];
+    world.ask(&nobody).await.says(Exit::No, &["1 name no fault of orders"]);
+    assert_eq!(world.bytes(), before);
+}
