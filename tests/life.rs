@@ -461,7 +461,8 @@ impl Reader for Prefetch {
                 let count = left.min(room.records as u64).min(Self::ALL - handed.next);
                 if count > 0 {
                     let range = handed.next..handed.next + count;
-                    let record = |n| Record::new("prefetch", "0", Position::from(n), n.to_string());
+                    let record =
+                        |n: u64| Record::new("prefetch", "0", Position::from(n), n.to_string());
                     let records: Vec<_> = range.map(record).collect();
                     handed.open.extend(records.iter().map(|record| record.position().clone()));
                     handed.next += count;

@@ -3,7 +3,7 @@
 //! The sample of 5,000, unless `FLIGHTS` names another file, also a packed one:
 //!
 //! ```text
-//! FLIGHTS=flights-2013.ndjson.gz cargo test --release -p streambreaker-nats --test flights -- --nocapture
+//! FLIGHTS=$PWD/flights-2013.ndjson.gz cargo test --release -p streambreaker-nats --test flights -- --nocapture
 //! ```
 
 #![allow(clippy::unwrap_used)] // a test may
