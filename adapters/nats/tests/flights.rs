@@ -21,6 +21,7 @@ use streambreaker::fault::FloodGuard;
 use streambreaker::prelude::*;
 use streambreaker_nats::async_nats::jetstream::Context;
 use streambreaker_nats::async_nats::jetstream::message::PublishMessage;
+use streambreaker_nats::async_nats::jetstream::stream::Config as StreamConfig;
 use streambreaker_nats::{LaneBy, NatsFaults, NatsSource};
 use support::*;
 
@@ -208,7 +209,9 @@ async fn the_year_ends_with_the_same_tables_also_the_second_time() {
     let server = Server::start();
     let context = server.context().await;
     context.create_stream(stream("FLIGHTS")).await.unwrap();
-    context.create_stream(stream("FAULTS")).await.unwrap();
+    // it is to know them for as long as both take, and not for its two minutes
+    let duplicate_window = Duration::from_secs(6 * 3_600);
+    context.create_stream(StreamConfig { duplicate_window, ..stream("FAULTS") }).await.unwrap();
     let mut acks = Vec::new();
     for line in text.lines() {
         let event: Value = serde_json::from_str(line).unwrap();
