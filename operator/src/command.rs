@@ -42,6 +42,16 @@ use crate::run::Run;
 pub struct Command(pub(crate) Action);
 
 impl Command {
+    /// `run`, without options.
+    pub fn run() -> Self {
+        Self(Action::Run(Run::default()))
+    }
+
+    /// `run --plan`: prints what would run.
+    pub fn plan() -> Self {
+        Self(Action::Run(Run::plan()))
+    }
+
     /// What a component is built for by it, if at all.
     pub fn task(&self) -> Option<Task> {
         match &self.0 {
