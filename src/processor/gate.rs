@@ -12,10 +12,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 
+use super::core::Reading;
 use crate::error::{Class, StepError};
 use crate::fault::{FaultList, Refusal, hand_over};
 use crate::flow::Entry;
-use crate::record::{Position, Record, ShardId};
+use crate::record::{Position, Record};
 use crate::settle::{Batch, Count, Fate, Flag, LaneBatch};
 use crate::source::UNREADABLE;
 use crate::unit::Lineage;
@@ -30,7 +31,8 @@ pub(crate) struct Gate {
 struct Inner {
     running: Option<Suspect>,
     waiting: Vec<Waker>,
-    skips: BTreeSet<(ShardId, Position)>,
+    /// What an operator wants skipped, and where: not also in a replay, or where it is sent again from its fault.
+    skips: BTreeSet<(Reading, Position)>,
 }
 
 /// The suspect that runs now: one record, in all pipelines of its shard.
@@ -66,6 +68,8 @@ impl Suspect {
 #[derive(Clone)]
 pub(crate) struct GateKeeper {
     pub(crate) gate: Arc<Gate>,
+    /// Whether its shard is a finite batch.
+    pub(crate) finite: bool,
     /// Deliveries at which a record is given up; none where the source does not count.
     pub(crate) max_deliveries: Option<u32>,
     /// Whether this life has given one up already, in this shard and pipeline.
@@ -77,14 +81,17 @@ impl Gate {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    pub(crate) fn skip(&self, shard: ShardId, position: Position) {
-        self.lock().skips.insert((shard, position));
+    pub(crate) fn skip(&self, reading: Reading, position: Position) {
+        self.lock().skips.insert((reading, position));
     }
 
-    fn is_skipped(&self, record: &Record) -> bool {
+    fn is_skipped(&self, record: &Record, finite: bool) -> bool {
         let inner = self.lock();
-        !inner.skips.is_empty()
-            && inner.skips.contains(&(record.shard().clone(), record.position().clone()))
+        !inner.skips.is_empty() && {
+            let (stream, shard) = (record.stream().into(), record.shard().clone());
+            let reading = Reading::new(stream, shard, finite, record.delivery());
+            inner.skips.contains(&(reading, record.position().clone()))
+        }
     }
 
     fn skips_any(&self) -> bool {
@@ -165,7 +172,7 @@ impl GateKeeper {
             suspect |= suspected;
             gated |= suspected
                 || record.header(UNREADABLE).is_some()
-                || (skips && self.gate.is_skipped(record));
+                || (skips && self.gate.is_skipped(record, self.finite));
         }
         (gated, suspect)
     }
@@ -191,7 +198,7 @@ impl GateKeeper {
             let text =
                 format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
             Some(StepError::new(Class::Fault, text).with_name("Unreadable"))
-        } else if self.gate.is_skipped(record) {
+        } else if self.gate.is_skipped(record, self.finite) {
             let error = StepError::new(Class::Skipped, "skipped by an operator");
             Some(error.with_name("Skipped"))
         } else {

@@ -200,7 +200,8 @@ impl Handle {
     }
 
     /// Sets one record aside as a fault of class [`Skipped`](crate::Class::Skipped), in every pipeline in which
-    /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it.
+    /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it. Where the
+    /// record comes for another reason, in a replay or from its fault, it is worked on as any.
     ///
     /// # Errors
     /// A shard that this process does not own.
@@ -209,7 +210,7 @@ impl Handle {
         let mut found = false;
         for owned in shards.iter().filter(|owned| owned.id == *shard) {
             found = true;
-            self.0.gate.skip(shard.clone(), position.clone());
+            self.0.gate.skip(owned.reading(), position.clone());
             for lane in &owned.lanes {
                 lane.state.raise(Flag::SKIPPING);
                 lane.state.halt();

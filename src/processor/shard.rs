@@ -63,7 +63,7 @@ pub(crate) struct Shard {
     given_back: Mutex<BTreeMap<Position, (Timestamp, Instant)>>,
     tracker: Mutex<Tracker>,
     /// Known with the first records, which say what they are delivered for.
-    history: OnceLock<Arc<Mutex<History>>>,
+    history: OnceLock<(Reading, Arc<Mutex<History>>)>,
     progress: Mutex<Progress>,
     /// Up to where this source was committed, in all assignments of this run.
     committed: Committed,
@@ -134,6 +134,7 @@ impl Shard {
             }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
+                finite: finite.is_some(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
                 gave_up: false,
             };
@@ -194,11 +195,21 @@ impl Shard {
 
     /// The same, when the first records come.
     fn history_of(&self, delivery: &Delivery) -> MutexGuard<'_, History> {
-        lock(self.history.get_or_init(|| {
-            let finite = self.limits.is_none();
-            let reading = Reading::new(self.stream.clone(), self.id.clone(), finite, delivery);
-            self.core.history(reading)
-        }))
+        let (_, history) = self.history.get_or_init(|| {
+            let reading = self.reading_of(delivery);
+            (reading.clone(), self.core.history(reading))
+        });
+        lock(history)
+    }
+
+    fn reading_of(&self, delivery: &Delivery) -> Reading {
+        Reading::new(self.stream.clone(), self.id.clone(), self.limits.is_none(), delivery)
+    }
+
+    /// As what its records are counted; before there are any, as live ones.
+    pub(crate) fn reading(&self) -> Reading {
+        let known = self.history.get().map(|(reading, _)| reading.clone());
+        known.unwrap_or_else(|| self.reading_of(&Delivery::Live))
     }
 
     pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {

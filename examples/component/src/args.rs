@@ -16,7 +16,7 @@ The first SIGTERM or Ctrl-C ends a run in peace, a second one at once. Exit code
 line or configuration cannot be used; 3 something is left to the next time; 4 done, and the answer is no."
 )]
 pub(crate) struct Line {
-    /// The configuration; what it does not say has its default
+    /// The configuration; what it does not say has its default [env: ORDERS_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Where everything is, instead of `data` in the configuration

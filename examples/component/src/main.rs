@@ -13,6 +13,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use orders_component::generate::Generator;
@@ -31,7 +32,9 @@ use args::{Line, Word};
 
 fn main() -> ExitCode {
     let line: Line = streambreaker_operator::parse();
-    let mut settings = match line.config.as_deref().map(Settings::load).transpose() {
+    // the image names its own, so that `orders status` in a container finds the socket without being told
+    let config = line.config.or_else(|| std::env::var_os("ORDERS_CONFIG").map(PathBuf::from));
+    let mut settings = match config.as_deref().map(Settings::load).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
         Err(mistake) => {
             complain(&mistake);

@@ -118,9 +118,12 @@ fn image_and_deployment_agree() {
     assert!(yaml.contains("runAsNonRoot: true") && yaml.contains("readOnlyRootFilesystem: true"));
     assert!(yaml.contains(&format!("containerPort: {}", said("EXPOSE")[0])));
     assert_eq!(said("ENTRYPOINT"), [r#"["orders"]"#]);
-    // what the Deployment passes is what the image runs by itself
+    // what the Deployment passes is what the image runs by itself, with the configuration that is mounted
     let args = value(&yaml, "args").trim_matches(['[', ']']).replace(", ", "\", \"");
     assert_eq!(said("CMD"), [format!("[\"{args}\"]")]);
+    let config = said("ENV").into_iter().find_map(|env| env.strip_prefix("ORDERS_CONFIG="));
+    let (folder, _) = config.unwrap().rsplit_once('/').unwrap();
+    assert!(yaml.contains(&format!("name: config, mountPath: {folder},")), "{folder}");
     // what it writes is a volume there, and its own here
     for place in ["/var/lib/orders", "/run/orders"] {
         assert!(yaml.contains(&format!("mountPath: {place} }}")), "{place}");

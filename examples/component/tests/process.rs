@@ -357,7 +357,9 @@ fn the_commands_of_the_runbook_are_answered() {
     let life = Life::start("runbook", "");
     until("ready", || life.http("GET", "/readyz").0 == 200);
     for command in commands {
-        let answer = life.ask(&words(command));
+        // as in the image: its environment says where the configuration is
+        let mut orders = orders(&life.data, &[&["ask"], &words(command)[..]].concat());
+        let answer = orders.env("ORDERS_CONFIG", &life.config).output().unwrap();
         assert!(answer.status.success(), "orders ask {command}: {answer:?}");
     }
     let (code, report) = life.terminate();
