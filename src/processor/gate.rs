@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 
+use super::core::Reading;
 use crate::error::{Class, StepError};
 use crate::fault::{FaultList, Refusal, hand_over};
 use crate::flow::Entry;
@@ -30,7 +31,7 @@ pub(crate) struct Gate {
 struct Inner {
     running: Option<Suspect>,
     waiting: Vec<Waker>,
-    skips: BTreeSet<(ShardId, Position)>,
+    skips: BTreeSet<(Reading, Position)>,
 }
 
 /// The suspect that runs now: one record, in all pipelines of its shard.
@@ -70,6 +71,8 @@ pub(crate) struct GateKeeper {
     pub(crate) max_deliveries: Option<u32>,
     /// Whether this life has given one up already, in this shard and pipeline.
     pub(crate) gave_up: bool,
+    /// Stream and shard; none of a finite batch: nothing is skipped there, for what is returned is not fed again.
+    pub(crate) of: Option<(Arc<str>, ShardId)>,
 }
 
 impl Gate {
@@ -77,14 +80,10 @@ impl Gate {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    pub(crate) fn skip(&self, shard: ShardId, position: Position) {
-        self.lock().skips.insert((shard, position));
-    }
-
-    fn is_skipped(&self, record: &Record) -> bool {
-        let inner = self.lock();
-        !inner.skips.is_empty()
-            && inner.skips.contains(&(record.shard().clone(), record.position().clone()))
+    /// Sets a record aside wherever this reading of its shard comes by it, and in no other: neither in a replay that
+    /// begins later, nor where it is sent again from that very fault.
+    pub(crate) fn skip(&self, reading: Reading, position: Position) {
+        self.lock().skips.insert((reading, position));
     }
 
     fn skips_any(&self) -> bool {
@@ -165,9 +164,18 @@ impl GateKeeper {
             suspect |= suspected;
             gated |= suspected
                 || record.header(UNREADABLE).is_some()
-                || (skips && self.gate.is_skipped(record));
+                || (skips && self.is_skipped(record));
         }
         (gated, suspect)
+    }
+
+    /// Whether an operator wants it skipped.
+    fn is_skipped(&self, record: &Record) -> bool {
+        let Some((stream, shard)) = self.of.as_ref().filter(|_| self.gate.skips_any()) else {
+            return false;
+        };
+        let reading = Reading::new(stream.clone(), shard.clone(), false, record.delivery());
+        self.gate.lock().skips.contains(&(reading, record.position().clone()))
     }
 
     /// Whether the record may be what kills the process: as far as its deliveries say.
@@ -191,7 +199,7 @@ impl GateKeeper {
             let text =
                 format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
             Some(StepError::new(Class::Fault, text).with_name("Unreadable"))
-        } else if self.gate.is_skipped(record) {
+        } else if self.is_skipped(record) {
             let error = StepError::new(Class::Skipped, "skipped by an operator");
             Some(error.with_name("Skipped"))
         } else {

@@ -200,16 +200,18 @@ impl Handle {
     }
 
     /// Sets one record aside as a fault of class [`Skipped`](crate::Class::Skipped), in every pipeline in which
-    /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it.
+    /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it. Where it is
+    /// sent again from that fault, or replayed later, it is not skipped.
     ///
     /// # Errors
     /// A shard that this process does not own.
     pub fn skip(&self, shard: &ShardId, position: &Position, by: &By) -> Result<(), SwitchError> {
-        let shards = self.0.shards();
+        let mut shards = self.0.shards();
+        shards.retain(|shard| !shard.is_finite());
         let mut found = false;
         for owned in shards.iter().filter(|owned| owned.id == *shard) {
             found = true;
-            self.0.gate.skip(shard.clone(), position.clone());
+            self.0.gate.skip(owned.reading(), position.clone());
             for lane in &owned.lanes {
                 lane.state.raise(Flag::SKIPPING);
                 lane.state.halt();

@@ -20,7 +20,7 @@ use crate::fault::FaultList;
 use crate::flow::Feed;
 use crate::record::{Delivery, Position, Record, ShardId, Timestamp};
 use crate::settle::{Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
-use crate::source::{Acknowledge, Behind, Caps};
+use crate::source::{Ack, Acknowledge, Behind, Caps};
 
 mod read;
 mod run;
@@ -59,11 +59,11 @@ pub(crate) struct Shard {
     /// A record that was read and waits until there is room for it.
     held_back: Mutex<Option<Position>>,
     /// Records that were given back to a source that acknowledges one by one, and have not come again: when they
-    /// arrived, and until when they are waited for. Somebody else may get them.
-    given_back: Mutex<BTreeMap<Position, (Timestamp, Instant)>>,
+    /// arrived, and, once the source has heard of it, until when they are waited for. Somebody else may get them.
+    given_back: Mutex<BTreeMap<Position, (Timestamp, Option<Instant>)>>,
     tracker: Mutex<Tracker>,
     /// Known with the first records, which say what they are delivered for.
-    history: OnceLock<Arc<Mutex<History>>>,
+    history: OnceLock<(Reading, Arc<Mutex<History>>)>,
     progress: Mutex<Progress>,
     /// Up to where this source was committed, in all assignments of this run.
     committed: Committed,
@@ -136,6 +136,7 @@ impl Shard {
                 gate: core.gate.clone(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
                 gave_up: false,
+                of: finite.is_none().then(|| (stream.clone(), id.clone())),
             };
             let (feed, more) = mpsc::unbounded_channel();
             let mut asked = keeper.clone();
@@ -194,11 +195,28 @@ impl Shard {
 
     /// The same, when the first records come.
     fn history_of(&self, delivery: &Delivery) -> MutexGuard<'_, History> {
-        lock(self.history.get_or_init(|| {
-            let finite = self.limits.is_none();
-            let reading = Reading::new(self.stream.clone(), self.id.clone(), finite, delivery);
-            self.core.history(reading)
-        }))
+        let (_, history) = self.history.get_or_init(|| {
+            let reading = self.reading_for(delivery);
+            (reading.clone(), self.core.history(reading))
+        });
+        lock(history)
+    }
+
+    fn reading_for(&self, delivery: &Delivery) -> Reading {
+        Reading::new(self.stream.clone(), self.id.clone(), self.is_finite(), delivery)
+    }
+
+    /// Which reading of the shard this is: the live one, as long as nothing has been read that is delivered for another
+    /// reason.
+    pub(crate) fn reading(&self) -> Reading {
+        match self.history.get() {
+            Some((reading, _)) => reading.clone(),
+            None => self.reading_for(&Delivery::Live),
+        }
+    }
+
+    pub(crate) fn is_finite(&self) -> bool {
+        self.limits.is_none()
     }
 
     pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {
@@ -238,22 +256,35 @@ impl Shard {
         }
     }
 
-    /// A record is given back, to come again after `delay`.
-    pub(crate) fn note_given_back(&self, record: &Record, delay: Duration) {
-        let lease = self.caps.deadline.unwrap_or(Duration::from_secs(60));
-        let until = Instant::now() + delay.saturating_add(lease).min(FAR);
+    /// A record is to be given back.
+    pub(crate) fn note_given_back(&self, record: &Record) {
         let mut given_back = lock(&self.given_back);
         if given_back.len() < MOST_GIVEN_BACK {
-            given_back.insert(record.position().clone(), (record.arrival(), until));
+            given_back.insert(record.position().clone(), (record.arrival(), None));
         }
     }
 
-    /// These came again, if they were given back.
-    fn note_come_again(&self, records: &[Record]) {
+    /// The source has heard of what was given back: it comes again after its delay.
+    pub(crate) fn note_taken_back(&self, acks: &[(Position, Ack)]) {
+        let mut given_back = lock(&self.given_back);
+        if given_back.is_empty() {
+            return;
+        }
+        let lease = self.caps.deadline.unwrap_or(Duration::from_secs(60));
+        let now = Instant::now();
+        for (position, ack) in acks {
+            if let (Ack::Again { after }, Some((_, until))) = (ack, given_back.get_mut(position)) {
+                *until = Some(now + after.saturating_add(lease).min(FAR));
+            }
+        }
+    }
+
+    /// These came again, or another copy of them was settled: they are not waited for, if they were given back.
+    pub(crate) fn note_come_again<'a>(&self, positions: impl Iterator<Item = &'a Position>) {
         let mut given_back = lock(&self.given_back);
         if !given_back.is_empty() {
-            for record in records {
-                given_back.remove(record.position());
+            for position in positions {
+                given_back.remove(position);
             }
         }
     }
@@ -262,7 +293,7 @@ impl Shard {
     fn given_back_arrival(&self) -> Option<Timestamp> {
         let now = Instant::now();
         let mut given_back = lock(&self.given_back);
-        given_back.retain(|_, (_, until)| *until > now);
+        given_back.retain(|_, (_, until)| until.is_none_or(|until| until > now));
         given_back.values().map(|(arrival, _)| *arrival).min()
     }
 
