@@ -87,6 +87,12 @@
 //! # }
 //! ```
 //!
+//! # Where to begin
+//!
+//! The [guide]: from an empty folder to a running component in [ten minutes](guide::first_steps), what to write for each
+//! kind of [error](guide::errors), how to choose the limits of a [resource](guide::resources), what a
+//! [file may change](guide::configuration), how to [test](guide::testing) and how to [operate](guide::operating) it.
+//!
 //! # Where things are
 //!
 //! | | |
@@ -100,6 +106,9 @@
 //! | [`fault`] | the fault event, its JSON form, the flood guard, the scrubber |
 //! | [`source`], [`sink`] | what a transport implements to be read from and written to |
 //! | [`memory`], [`mod@file`] | the two transports that need nothing: for tests, and for lines of JSON |
+//! | [`idempotence`] | what helps a handler to stand repetition and disorder: versions, an event store, a ledger |
+//! | [`config`]: [`Config`] | what a file may set |
+//! | [`Handle`], `admin` (feature `admin`) | status, probes and switches; the same over HTTP |
 //! | [`clock`] | the wall clock, for tests to replace |
 //!
 //! [`prelude`] has what most components import.

@@ -221,7 +221,7 @@ async fn switches_are_turned_and_say_who_and_why() {
     );
     assert!(audits.iter().all(|line| line.field("who") == "ada" && line.field("why") == "a test"));
     let guard = audits[10].field("value");
-    assert!(guard.contains("0.9") && guard.contains("1s") && guard.contains("1000"), "{guard}");
+    assert!(guard.contains("90 %") && guard.contains("1s") && guard.contains("1000"), "{guard}");
 }
 
 #[tokio::test]

@@ -240,3 +240,106 @@ fn more_in_flight_than_the_source_hands_out_is_refused_by_the_name_of_its_settin
     assert!(text.contains("in_flight is 11 records, of which the source hands out 10"), "{text}");
     assert!(text.contains("a larger `prefetch`"), "{text}");
 }
+
+#[test]
+fn a_setting_that_a_stage_does_not_have_is_refused_by_its_path() {
+    let error = build(config(
+        r#"{"pipelines": {"totals": {"stages": {
+            "json": {"n": 3}, "write": {"linger": "1s", "n": 5}, "group_by": {"rate": {"n": 1}}
+        }}}}"#,
+    ))
+    .unwrap_err()
+    .to_string();
+    for part in [
+        "pipelines.totals.stages.json is `n`, which a `json` does not have; accepted: no settings",
+        "pipelines.totals.stages.write is `linger`, which a `parallel` does not have; accepted: n",
+        "pipelines.totals.stages.group_by is `rate`, which a `group_by` does not have; accepted: items, bytes, linger",
+    ] {
+        assert!(error.contains(part), "{part} in\n{error}");
+    }
+    assert_eq!(error.lines().count(), 3, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_other_stage_takes_what_it_has() {
+    let settings = config(
+        r#"{"pipelines": {"all": {"stages": {
+            "with": {"n": 3},
+            "parallel_by_key": {"n": 5},
+            "compact": {"items": 7, "bytes": "1KiB", "linger": "3ms"},
+            "bulk_write": {"n": 2, "items": 9, "bytes": "2KiB", "linger": "4ms"}
+        }}}}"#,
+    );
+    let db = Resource::builder("db").timeout(Duration::from_secs(1)).build().unwrap();
+    let sink = memory::Collect::new();
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .config(settings)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>()
+                .compact(|n| **n, Window::items(10))
+                .with(8, &db, async |_| Ok(()))
+                .map(|(n, ())| *n)
+                .parallel_by_key(8, |n| *n, &db, async |n: &u64| Ok(*n))
+                .bulk_write(&db, sink.clone())
+                .in_flight(8)
+                .window(Window::items(80))
+        })
+        .build()
+        .unwrap();
+    let plan = processor.explain();
+    for part in [
+        "compact (up to 7 items or 1KiB in 3ms)",
+        "with (3 at once, `db`)",
+        "parallel_by_key (5 at once, `db`)",
+        "bulk_write (2 at once, up to 9 items or 2KiB in 4ms, `db`)",
+    ] {
+        assert!(plan.contains(part), "{part} in\n{plan}");
+    }
+}
+
+#[test]
+fn no_configuration_makes_a_call_run_beside_another() {
+    let db = Resource::builder("db").timeout(Duration::from_secs(1)).build().unwrap();
+    let error = Processor::builder("p")
+        .faults(memory::faults())
+        .config(config(r#"{"pipelines": {"all": {"stages": {"call": {"n": 8}}}}}"#))
+        .pipeline("all", move |flow| flow.json::<u64>().call(&db, async |_| Ok(())))
+        .build()
+        .unwrap_err()
+        .to_string();
+    let said =
+        "pipelines.all.stages.call is `n`, which a `call` does not have; accepted: no settings";
+    assert_eq!(error, said);
+}
+
+#[test]
+fn a_resource_that_was_not_given_its_configuration_is_refused() {
+    let settings = config(r#"{"resources": {"db": {"timeout": "3s"}}}"#);
+    let build = |resource: Resource| {
+        Processor::builder("p")
+            .faults(memory::faults())
+            .config(settings.clone())
+            .pipeline("all", move |flow| flow.json::<u64>().call(&resource, async |_| Ok(())))
+            .build()
+    };
+    let db = || Resource::builder("db").timeout(Duration::from_secs(1));
+    assert!(build(db().config(&settings).build().unwrap()).is_ok());
+    let other = config(r#"{"resources": {"db": {"timeout": "4s"}}}"#);
+    for resource in [db().build(), db().config(&other).build()] {
+        let error = build(resource.unwrap()).unwrap_err().to_string();
+        let said =
+            "resources.db is not what the resource was built with; accepted: `.config(&config)`";
+        assert!(error.starts_with(said), "{error}");
+    }
+}
+
+#[test]
+fn what_main_prints_of_an_error_is_written_for_people() {
+    // `fn main() -> Result<…>` and `unwrap` print `Debug`
+    let error = Processor::builder("p").build().unwrap_err();
+    assert_eq!(format!("{error:?}"), error.to_string());
+    assert!(error.to_string().contains("faults is missing; accepted: a sink of fault events"));
+    let error = Resource::builder("db").build().unwrap_err();
+    assert_eq!(format!("{error:?}"), error.to_string());
+}

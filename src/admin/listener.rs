@@ -130,6 +130,17 @@ impl Listener {
         }
     }
 
+    /// The address or the path, for people.
+    fn place(&self) -> String {
+        match &self.door {
+            Door::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| "an address unknown".to_owned(), |address| address.to_string()),
+            #[cfg(unix)]
+            Door::Unix(socket) => socket.path().display().to_string().escape_debug().to_string(),
+        }
+    }
+
     /// Serves until it is dropped.
     ///
     /// # Cancel safety
@@ -303,7 +314,7 @@ impl Bind {
             }
         };
         let listener = Listener { door, hosts, read_only, metrics, connections };
-        tracing::info!(target: "streambreaker::admin", listener = ?listener, "the admin listener is bound");
+        tracing::info!(target: "streambreaker::admin", listener = %listener.place(), "the admin listener is bound");
         Ok(listener)
     }
 }
@@ -357,11 +368,7 @@ impl Serving {
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.door {
-            Door::Tcp(listener) => write!(f, "Listener({:?})", listener.local_addr().ok()),
-            #[cfg(unix)]
-            Door::Unix(socket) => write!(f, "Listener({:?})", socket.path()),
-        }
+        write!(f, "Listener({})", self.place())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::settings::{
-    BreakerConfig, FloodConfig, QuotaConfig, RateConfig, ResourceConfig, RetryConfig,
+    BreakerConfig, FloodConfig, QuotaConfig, RateConfig, ResourceConfig, RetryConfig, StageConfig,
 };
 use super::units::Span;
 use crate::fault::FloodGuard;
@@ -27,6 +27,21 @@ impl RateConfig {
         let mut rate = Rate::per(self.n, get(self.per).unwrap_or(Duration::from_secs(1)));
         apply!(rate, self.burst => burst);
         rate
+    }
+}
+
+impl StageConfig {
+    /// The fields that say something.
+    pub(crate) fn named(&self) -> Vec<&'static str> {
+        let Self { n, rate, items, bytes, linger } = self;
+        let all = [
+            ("n", n.is_some()),
+            ("rate", rate.is_some()),
+            ("items", items.is_some()),
+            ("bytes", bytes.is_some()),
+            ("linger", linger.is_some()),
+        ];
+        all.into_iter().filter_map(|(field, is_set)| is_set.then_some(field)).collect()
     }
 }
 

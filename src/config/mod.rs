@@ -22,7 +22,7 @@ mod units;
 /// let error = ConfigError::new("resource `db`: concurrency", "0", "a number from 1");
 /// assert_eq!(error.to_string(), "resource `db`: concurrency is 0; accepted: a number from 1");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError {
     field: String,
     found: String,
@@ -53,6 +53,13 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is {}; accepted: {}", self.field, self.found, self.accepted)
+    }
+}
+
+/// As [`Display`](fmt::Display): it is what `main` and `unwrap` print, and it is written for people.
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

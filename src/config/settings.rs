@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::units::{Size, Span};
 use crate::resource::{OnExhausted, OnOpen};
 
-/// The configuration of a processor and its resources, for any format that serde reads.
+/// The configuration of a processor and its resources, for any format that serde reads. The chapter
+/// [configuration](crate::guide::configuration) has all of it in one file.
 ///
 /// ```
 /// use streambreaker::config::Config;
@@ -58,23 +59,23 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessorConfig {
-    /// In flight in a shard; 10,000 records and 64 MiB by default.
+    /// In flight in a shard.
     pub in_flight: InFlightConfig,
-    /// In flight in all shards; 100,000 records and 512 MiB by default.
+    /// In flight in all shards together.
     pub in_flight_total: InFlightConfig,
-    /// When to commit; every second or 10,000 records, 10 s a call by default.
+    /// When to commit.
     pub commit: CommitConfig,
-    /// The limit of a drain; 20 s by default.
+    /// The limit of a drain; `20s` by default.
     pub drain: Option<Span>,
     /// By when a record must be decided; the source's own by default.
     pub deadline: Option<Span>,
-    /// Deliveries after which a record is given up; 10 by default.
+    /// Deliveries after which a record is given up; `10` by default.
     pub max_deliveries: Option<u32>,
-    /// When the watchdog speaks; 60 s by default.
+    /// When the watchdog speaks: nothing was settled for so long although something is open; `1m` by default.
     pub stall_after: Option<Span>,
-    /// The limit of one write to the fault sink; 10 s by default.
+    /// The limit of one write to the fault sink; `10s` by default.
     pub fault_timeout: Option<Span>,
-    /// The flood guard of all pipelines; half of the last 1,000 units by default.
+    /// The flood guard of all pipelines.
     pub flood_guard: Option<FloodConfig>,
 }
 
@@ -82,9 +83,9 @@ pub struct ProcessorConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InFlightConfig {
-    /// Records; 10,000 a shard and 100,000 in all by default.
+    /// Records; `10000` a shard and `100000` in all by default.
     pub records: Option<usize>,
-    /// Bytes; 64 MiB a shard and 512 MiB in all by default.
+    /// Bytes; `64MiB` a shard and `512MiB` in all by default.
     pub bytes: Option<Size>,
 }
 
@@ -92,11 +93,11 @@ pub struct InFlightConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CommitConfig {
-    /// So long after something was settled; a second by default.
+    /// So long after something was settled; `1s` by default.
     pub every: Option<Span>,
-    /// After so many records; 10,000 by default.
+    /// After so many records; `10000` by default.
     pub records: Option<u64>,
-    /// The limit of one commit; 10 s by default.
+    /// The limit of one commit; `10s` by default.
     pub timeout: Option<Span>,
 }
 
@@ -104,17 +105,17 @@ pub struct CommitConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FloodConfig {
-    /// `false` switches it off; on by default.
+    /// `false` switches it off; `true` by default.
     pub enabled: Option<bool>,
-    /// The share of faults above which units are returned; 0.5 by default.
+    /// The share of faults above which units are returned; `0.5` by default.
     pub ratio: Option<f64>,
-    /// Over how many units; 1,000 by default.
+    /// Over how many units; `1000` by default.
     pub window: Option<u32>,
-    /// Not before so many; 100 by default.
+    /// Not before so many; `100` by default.
     pub min: Option<u32>,
-    /// The first cool-down; 30 s by default.
+    /// The first cool-down; `30s` by default.
     pub cool_down: Option<Span>,
-    /// The longest cool-down; 10 min by default.
+    /// The longest cool-down; `10m` by default.
     pub longest: Option<Span>,
 }
 
@@ -122,7 +123,7 @@ pub struct FloodConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
-    /// `false` disables it: it takes no part in commits. Enabled by default.
+    /// `false` disables it: it takes no part in commits; `true` by default.
     pub enabled: Option<bool>,
     /// Its flood guard; the processor's by default.
     pub flood_guard: Option<FloodConfig>,
@@ -130,17 +131,18 @@ pub struct PipelineConfig {
     pub stages: BTreeMap<String, StageConfig>,
 }
 
-/// Settings of one stage. By default each is what the code says of the stage.
+/// Settings of one stage. By default each is what the code says of the stage; `build()` refuses one that the stage does
+/// not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageConfig {
-    /// Units at once, or requests in flight.
+    /// Units at once of a `parallel`, `parallel_by_key` or `with`; requests in flight of a `bulk_write` or `publish`.
     pub n: Option<usize>,
     /// Of a `rate_limit`.
     pub rate: Option<RateConfig>,
-    /// Items of a window or a request.
+    /// Items of a window (`group_by`, `compact`) or of a request (`bulk_write`, `publish`).
     pub items: Option<usize>,
-    /// Bytes of a window or a request.
+    /// Bytes of a window or of a request.
     pub bytes: Option<Size>,
     /// How long a window waits for more.
     pub linger: Option<Span>,
@@ -152,7 +154,7 @@ pub struct StageConfig {
 pub struct RateConfig {
     /// So many.
     pub n: u32,
-    /// In so long; a second by default.
+    /// In so long; `1s` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per: Option<Span>,
     /// How many at once after a pause; 10 ms worth by default.
@@ -168,7 +170,7 @@ pub struct ResourceConfig {
     pub timeout: Option<Span>,
     /// When an attempt is tried again.
     pub retry: RetryConfig,
-    /// A budget of retries for all units; a fifth of the successes by default.
+    /// A budget of retries for all units together.
     pub retry_quota: QuotaConfig,
     /// A breaker; only for a resource to which the code gives one, or where `ratio` and `on_open` are named.
     pub breaker: BreakerConfig,
@@ -176,11 +178,11 @@ pub struct ResourceConfig {
     pub rate: Option<RateConfig>,
     /// Attempts at once, in the whole process; no limit by default.
     pub concurrency: Option<usize>,
-    /// What becomes of a unit whose retries are used up; `return` by default.
+    /// What becomes of a unit whose retries are used up, `return` or `fault`; `return` by default.
     pub on_exhausted: Option<OnExhausted>,
     /// After so many returns a unit is faulted; never by default.
     pub return_limit: Option<u32>,
-    /// How long a unit may wait for permit or rate; 30 s by default.
+    /// How long a unit may wait for permit or rate; `30s` by default.
     pub max_wait: Option<Span>,
 }
 
@@ -188,13 +190,13 @@ pub struct ResourceConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// Attempts in all; 4 by default.
+    /// Attempts in all, the first one included; `4` by default.
     pub max_attempts: Option<u32>,
-    /// The second retry's ceiling, which doubles from there; 100 ms by default.
+    /// The second retry's ceiling, which doubles from there; `100ms` by default.
     pub base: Option<Span>,
-    /// The highest ceiling; 5 s by default.
+    /// The highest ceiling; `5s` by default.
     pub cap: Option<Span>,
-    /// The first retry's ceiling; 50 ms by default.
+    /// The first retry's ceiling; `50ms` by default.
     pub quick: Option<Span>,
     /// No attempt starts later than this after the first; no limit by default.
     pub elapsed: Option<Span>,
@@ -204,13 +206,13 @@ pub struct RetryConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaConfig {
-    /// `false` switches it off; on by default.
+    /// `false` switches it off; `true` by default.
     pub enabled: Option<bool>,
-    /// Retries as a share of successes; 0.2 by default.
+    /// Retries as a share of successes; `0.2` by default.
     pub ratio: Option<f64>,
-    /// So many a second in any case; 10 by default.
+    /// So many a second in any case; `10` by default.
     pub floor: Option<u32>,
-    /// So many can be saved up; 100 by default.
+    /// So many can be saved up; `100` by default.
     pub reserve: Option<u32>,
 }
 
@@ -218,17 +220,17 @@ pub struct QuotaConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
-    /// `false` takes the breaker away that the code gave.
+    /// `false` takes the breaker away that the code gave; `true` by default.
     pub enabled: Option<bool>,
     /// The share of failed calls at which it opens. It has no default: the code or the configuration says it.
     pub ratio: Option<f64>,
-    /// How far back calls count; 10 s by default.
+    /// How far back calls count; `10s` by default.
     pub window: Option<Span>,
-    /// Not before so many calls; 20 by default.
+    /// Not before so many calls; `20` by default.
     pub min_calls: Option<u32>,
-    /// How long it stays open; 30 s by default.
+    /// How long it stays open; `30s` by default.
     pub cool_down: Option<Span>,
-    /// Probes when half-open; 3 by default.
+    /// Probes when half-open; `3` by default.
     pub half_open: Option<u32>,
     /// What becomes of units while it is open: `fault`, `pause` or `siphon`. It must be said where units are returned.
     pub on_open: Option<OnOpen>,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::window::Window;
+use crate::clock::FAR;
 use crate::config::{ConfigError, Span};
 
 /// How many faults pass after a cool-down before the guard judges anew.
@@ -171,7 +172,7 @@ pub(crate) enum FloodState {
 
 /// The flood guard of one pipeline at work, shared by all its shards.
 pub(crate) struct Floodgate {
-    /// Good units since the last fault.
+    /// Records that entered since a fault was last judged.
     good: AtomicU64,
     inner: Mutex<Inner>,
     processor: String,
@@ -216,7 +217,7 @@ impl Floodgate {
         }
     }
 
-    /// So many units were decided otherwise than as faults: done or filtered. A lane may add up its
+    /// So many records have entered the pipeline: they count as good until they are faulted. A lane may add up its
     /// own and report a turn's worth.
     pub(crate) fn record_good(&self, count: u32) {
         self.good.fetch_add(u64::from(count), Ordering::Relaxed);
@@ -257,7 +258,7 @@ impl Floodgate {
                 let probed = matches!(phase, Phase::Probing { .. });
                 let enough = probed || inner.window.total() + 1 >= u64::from(guard.min);
                 if enough && inner.window.ratio_with_one_more(guard.window) > limit {
-                    inner.phase = Phase::Tripped { until: now + inner.cool_down };
+                    inner.phase = Phase::Tripped { until: now + inner.cool_down.min(FAR) };
                     self.report("tripped", inner, limit);
                     inner.cool_down = inner.cool_down.saturating_mul(2).min(guard.longest);
                     return Verdict::Return;
@@ -431,6 +432,14 @@ mod tests {
         gate.set(FloodGuard::off());
         assert_eq!(passes(&gate, 200), 200);
         assert_eq!(gate.state(Instant::now()), FloodState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cool_down_without_end_is_accepted() {
+        let gate = gate(FloodGuard::default().cool_down(Duration::MAX, Duration::MAX));
+        assert_eq!(passes(&gate, 200), 99);
+        advance(Duration::from_secs(86_400)).await;
+        assert_eq!(passes(&gate, 200), 0);
     }
 
     #[test]

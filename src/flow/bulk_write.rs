@@ -261,7 +261,10 @@ where
         let requests = self.configured().n.unwrap_or(REQUESTS);
         let requests = self.check_width("bulk_write: requests in flight", requests);
         self.add(
-            StagePlan::new("bulk_write").calls(resource, requests).lingers(window.linger),
+            StagePlan::new("bulk_write")
+                .calls(resource, requests)
+                .gathers(window)
+                .takes(&["n", "items", "bytes", "linger"]),
             |above, cx| BulkWrite::new(above, cx, resource, sink, window, limits, requests),
         )
     }
@@ -344,9 +347,10 @@ impl<S: Stage, K> Flow<BulkWrite<S, K>> {
     pub fn window(mut self, window: Window) -> Self {
         let configured = self.configured_last();
         let window = self.check(window.configured(&configured), "bulk_write");
-        self.stage.window = window.within(self.stage.limits);
+        let window = window.within(self.stage.limits);
+        self.stage.window = window;
         if let Some(plan) = self.cx.plan.last_mut() {
-            plan.linger = window.linger;
+            plan.window = Some(window);
         }
         self
     }

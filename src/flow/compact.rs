@@ -127,7 +127,7 @@ impl<S: Stage> Flow<S> {
         S::Out: Send + Sync + 'static,
     {
         let window = self.check_window("compact", window);
-        self.add(StagePlan::new("compact").lingers(window.linger), |above, cx| {
+        self.add(StagePlan::new("compact").gathers(window).takes(Window::SETTINGS), |above, cx| {
             Gather::<S, _, K, Newest<S::Out>>::new(above, cx, Always(key), window)
         })
     }
@@ -162,9 +162,12 @@ impl<S: Stage> Flow<S> {
         S::Out: Send + Sync + 'static,
     {
         let window = self.check_window("compact_by", window);
-        self.add(StagePlan::new("compact_by").lingers(window.linger), |above, cx| {
-            let versioned = Inline::new(above, cx.clone(), Versioned(version));
-            Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, OfFirst(key), window)
-        })
+        self.add(
+            StagePlan::new("compact_by").gathers(window).takes(Window::SETTINGS),
+            |above, cx| {
+                let versioned = Inline::new(above, cx.clone(), Versioned(version));
+                Gather::<_, _, K, Greatest<S::Out, V>>::new(versioned, cx, OfFirst(key), window)
+            },
+        )
     }
 }

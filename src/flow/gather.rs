@@ -55,6 +55,9 @@ impl Window {
         self
     }
 
+    /// What may be configured of it.
+    pub(crate) const SETTINGS: &[&str] = &["items", "bytes", "linger"];
+
     /// What the configuration makes of it.
     pub(crate) fn configured(self, stage: &StageConfig) -> Self {
         Self {
@@ -62,6 +65,15 @@ impl Window {
             bytes: stage.bytes.map_or(self.bytes, Size::get),
             linger: stage.linger.map_or(self.linger, Span::get),
         }
+    }
+
+    /// In words.
+    pub(crate) fn describe(self) -> String {
+        let items = (self.items != usize::MAX).then(|| format!("{} items", self.items));
+        let bytes = (self.bytes != usize::MAX).then(|| Size::from(self.bytes).to_string());
+        let limits: Vec<String> = [items, bytes].into_iter().flatten().collect();
+        let upto = if limits.is_empty() { "all".to_owned() } else { limits.join(" or ") };
+        format!("up to {upto} in {}", Span::from(self.linger))
     }
 
     /// Not above these limits, and not nothing.

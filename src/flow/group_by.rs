@@ -109,7 +109,7 @@ impl<S: Stage> Flow<S> {
         S::Out: Send + Sync + 'static,
     {
         let window = self.check_window(name, window);
-        self.add(StagePlan::new(name).lingers(window.linger), |above, cx| {
+        self.add(StagePlan::new(name).gathers(window).takes(Window::SETTINGS), |above, cx| {
             Gather::<S, F, K, Items<S::Out>>::new(above, cx, key, window)
         })
     }

@@ -136,9 +136,14 @@ where
         F: AsyncFn(&S::Out) -> Result<U, StepError>,
         C: Fn(S::Out, U) -> V + Copy,
     {
-        let n = self.configured().n.unwrap_or(n);
+        // one at a time is a promise of order, which no configuration takes back
+        let plan = StagePlan::new(name);
+        let (n, plan) = match ordered {
+            true => (n, plan),
+            false => (self.configured().n.unwrap_or(n), plan.takes(&["n"])),
+        };
         let n = self.check_width(name, n);
-        self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
+        self.add(plan.calls(resource, n), |above, cx| {
             let guarded = Guarded::new(cx.clone(), resource.clone(), Deadlines::new(n), handler);
             let rest = guard::guarded::<S::Out, U, V, F, C>;
             Pool::new(above, cx, ordered, Calls::new(n, Arc::new(guarded), first, rest, keep))

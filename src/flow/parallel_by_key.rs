@@ -296,7 +296,7 @@ where
     {
         let n = self.configured().n.unwrap_or(n);
         let n = self.check_width(name, n);
-        self.add(StagePlan::new(name).calls(resource, n), |above, cx| {
+        self.add(StagePlan::new(name).calls(resource, n).takes(&["n"]), |above, cx| {
             let deadlines = Deadlines::new(n);
             let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
             let make = Handling::new(shared, keep, guarded::<S::Out, U, V, F, C>);

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::resource::Resource;
+use super::gather::Window;
+use crate::resource::{Rate, Resource};
 use crate::settle::StageInfo;
 
 /// One stage, as its combinator described it.
@@ -12,16 +13,28 @@ use crate::settle::StageInfo;
 pub(crate) struct StagePlan {
     pub(crate) combinator: &'static str,
     pub(crate) name: Option<String>,
-    /// How long a unit may be held to wait for others.
-    pub(crate) linger: Duration,
+    /// What it gathers before it hands on.
+    pub(crate) window: Option<Window>,
+    /// How many units it lets through in a time.
+    pub(crate) rate: Option<Rate>,
     pub(crate) resource: Option<Resource>,
     /// How many units or requests it works on at once.
     pub(crate) width: Option<usize>,
+    /// The fields of a [`StageConfig`](crate::config::StageConfig) that change something in it.
+    pub(crate) settings: &'static [&'static str],
 }
 
 impl StagePlan {
     pub(crate) fn new(combinator: &'static str) -> Self {
-        Self { combinator, name: None, linger: Duration::ZERO, resource: None, width: None }
+        Self {
+            combinator,
+            name: None,
+            window: None,
+            rate: None,
+            resource: None,
+            width: None,
+            settings: &[],
+        }
     }
 
     pub(crate) fn calls(mut self, resource: &Resource, width: usize) -> Self {
@@ -30,9 +43,35 @@ impl StagePlan {
         self
     }
 
-    pub(crate) fn lingers(mut self, linger: Duration) -> Self {
-        self.linger = linger;
+    /// What may be configured of it.
+    pub(crate) fn takes(mut self, settings: &'static [&'static str]) -> Self {
+        self.settings = settings;
         self
+    }
+
+    pub(crate) fn gathers(mut self, window: Window) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    pub(crate) fn lets_through(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// How long a unit may be held to wait for others.
+    pub(crate) fn linger(&self) -> Duration {
+        self.window.map_or(Duration::ZERO, |window| window.linger)
+    }
+
+    /// Its settings in words, behind its name.
+    pub(crate) fn describe(&self, name: &str) -> String {
+        let width = self.width.map(|n| format!("{n} at once"));
+        let window = self.window.map(Window::describe);
+        let rate = self.rate.map(Rate::describe);
+        let resource = self.resource.as_ref().map(|resource| format!("`{}`", resource.name()));
+        let all: Vec<String> = [width, window, rate, resource].into_iter().flatten().collect();
+        if all.is_empty() { name.to_owned() } else { format!("{name} ({})", all.join(", ")) }
     }
 }
 

@@ -83,12 +83,14 @@ impl<S: Stage> Flow<S> {
         if let Err(error) = rate.check("rate_limit") {
             flow.cx.mistakes.push(error);
         }
-        flow.add(StagePlan::new("rate_limit"), |above, _| RateLimit {
-            above,
-            state: RateState::new(Some(rate), Instant::now()),
-            waiting: None,
-            timer: Timer::default(),
-            ended: false,
+        flow.add(StagePlan::new("rate_limit").takes(&["rate"]).lets_through(rate), |above, _| {
+            RateLimit {
+                above,
+                state: RateState::new(Some(rate), Instant::now()),
+                waiting: None,
+                timer: Timer::default(),
+                ended: false,
+            }
         })
     }
 }

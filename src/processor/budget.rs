@@ -37,12 +37,12 @@ impl TimeBudget {
                 let mut row = Row {
                     stage: info.name,
                     resource: info.resource,
-                    linger: stage.linger,
+                    linger: stage.linger(),
                     attempts: 0,
                     timeout: Duration::ZERO,
                     backoffs: Duration::ZERO,
                     rate: Duration::ZERO,
-                    total: stage.linger,
+                    total: stage.linger(),
                 };
                 if let Some(resource) = &stage.resource {
                     let budget = resource.budget(stage.width.unwrap_or(1));

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use metrics::SharedString;
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
-use uuid::Uuid;
 
+pub(crate) use self::in_flight::{InFlight, InFlightTotal};
+use self::notes::Lines;
+pub(crate) use self::reading::Reading;
 use super::drive::Make;
 use super::gate::Gate;
 use super::gauges::{Gauges, Told};
@@ -21,21 +21,13 @@ use crate::envelope::Envelope;
 use crate::fault::FaultDesk;
 use crate::flow::StagePlan;
 use crate::labels::Labels;
-use crate::minutely::Minutely;
-use crate::record::{Delivery, Position, Record, ShardId};
+use crate::record::{Position, ShardId};
 use crate::resource::{Resource, Retry};
 use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
-use crate::source::{CommitError, SourceError};
 
-/// Gaps that a report lists.
-const MOST_GAPS: usize = 1_000;
-
-/// A limit of records and bytes in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct InFlight {
-    pub(crate) records: usize,
-    pub(crate) bytes: usize,
-}
+mod in_flight;
+mod notes;
+mod reading;
 
 /// When to commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,44 +74,6 @@ pub(crate) struct Core {
     book: Mutex<Book>,
 }
 
-/// What a processor says in the log, over all its shards, at most once a minute each.
-#[derive(Default)]
-struct Lines {
-    source: Minutely,
-    commit: Minutely,
-    gap: Minutely,
-    stall: Minutely,
-}
-
-/// What is counted by itself: a replay of a shard reads its records once more, and so does who sends a fault again.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Reading {
-    stream: Arc<str>,
-    shard: ShardId,
-    /// Finite batches, which come in any order.
-    finite: bool,
-    cause: Cause,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Cause {
-    Live,
-    Replay(Uuid),
-    Resubmit,
-}
-
-impl Reading {
-    /// Of records that are delivered for this reason.
-    pub(crate) fn new(stream: Arc<str>, shard: ShardId, finite: bool, delivery: &Delivery) -> Self {
-        let cause = match delivery {
-            Delivery::Live => Cause::Live,
-            Delivery::Replay { run } => Cause::Replay(*run),
-            Delivery::Resubmit { .. } => Cause::Resubmit,
-        };
-        Self { stream, shard, finite, cause }
-    }
-}
-
 /// What is remembered over shards.
 #[derive(Default)]
 struct Book {
@@ -150,47 +104,6 @@ impl Drop for Run {
     /// Also where the run itself is dropped.
     fn drop(&mut self) {
         self.core.book().runs.remove(&self.serial);
-    }
-}
-
-/// How much all shards have in flight together.
-#[derive(Default)]
-pub(crate) struct InFlightTotal {
-    records: AtomicUsize,
-    bytes: AtomicUsize,
-    freed: Notify,
-}
-
-impl InFlightTotal {
-    pub(crate) fn change(&self, before: (usize, usize), now: (usize, usize)) {
-        let apply = |total: &AtomicUsize, before: usize, now: usize| {
-            if now >= before {
-                total.fetch_add(now - before, Ordering::AcqRel);
-            } else {
-                total.fetch_sub(before - now, Ordering::AcqRel);
-            }
-        };
-        apply(&self.records, before.0, now.0);
-        apply(&self.bytes, before.1, now.1);
-        if now.0 < before.0 || now.1 < before.1 {
-            self.freed.notify_waiters();
-        }
-    }
-
-    /// To be made before `free` is asked.
-    pub(crate) fn freed(&self) -> Notified<'_> {
-        self.freed.notified()
-    }
-
-    pub(crate) fn free(&self, limits: InFlight) -> (usize, usize) {
-        (
-            limits.records.saturating_sub(self.records.load(Ordering::Acquire)),
-            limits.bytes.saturating_sub(self.bytes.load(Ordering::Acquire)),
-        )
-    }
-
-    pub(crate) fn now(&self) -> (usize, usize) {
-        (self.records.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire))
     }
 }
 
@@ -318,37 +231,6 @@ impl Core {
         backoff.delay(deliveries, &self.random).unwrap_or(Duration::from_secs(30))
     }
 
-    /// The source lost records before they were read.
-    pub(crate) fn note_gap(&self, shard: &Shard, from: &Position, to: &Position) {
-        metrics::counter!(
-            "streambreaker_gaps_total",
-            "processor" => self.name.clone(), "stream" => self.stream_label(&shard.stream)
-        )
-        .increment(1);
-        if let Some(count) = self.lines.gap.due() {
-            tracing::error!(
-                target: "streambreaker::lane",
-                processor = %self.name,
-                messaging.destination.name = %shard.stream,
-                messaging.destination.partition.id = %shard.id,
-                %from,
-                %to,
-                count,
-                "records were lost before they were read",
-            );
-        }
-        let mut book = self.book();
-        // a source that reports gaps without end must not fill the memory; the metric counts all of them
-        if book.gaps.len() < MOST_GAPS {
-            book.gaps.push(Gap::new(shard.stream.to_string(), &shard.id, from, to));
-        }
-    }
-
-    /// A shard stands still: whether to say so, and how often it was.
-    pub(crate) fn stall_is_due(&self) -> Option<u64> {
-        self.lines.stall.due()
-    }
-
     /// The stream as a label of metrics.
     pub(crate) fn stream_label(&self, stream: &str) -> SharedString {
         self.labels.stream.of(stream)
@@ -357,93 +239,6 @@ impl Core {
     /// The shard as a label of metrics.
     pub(crate) fn shard_label(&self, shard: &ShardId) -> SharedString {
         self.labels.shard.of(shard.as_str())
-    }
-
-    pub(crate) fn note_unconfirmed(&self, faults: u64) {
-        self.unconfirmed.fetch_add(faults, Ordering::AcqRel);
-    }
-
-    pub(crate) fn note_passed_by(&self, shard: &ShardId, records: &[Record]) {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
-        if self.pipelines.iter().all(|pipeline| pipeline.enabled) {
-            return;
-        }
-        self.book()
-            .passed_by
-            .entry(shard.clone())
-            .and_modify(|(from, to)| {
-                // what comes again went by before
-                if first.position() < from {
-                    *from = first.position().clone();
-                }
-                if last.position() > to {
-                    *to = last.position().clone();
-                }
-            })
-            .or_insert_with(|| (first.position().clone(), last.position().clone()));
-    }
-
-    pub(crate) fn note_commit(&self, shard: &Shard) {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!(
-            "streambreaker_commits_total",
-            "processor" => self.name.clone(),
-            "stream" => self.stream_label(&shard.stream),
-            "outcome" => "done",
-        )
-        .increment(1);
-    }
-
-    pub(crate) fn note_commit_error(&self, shard: &Shard, error: &CommitError) {
-        metrics::counter!(
-            "streambreaker_commits_total",
-            "processor" => self.name.clone(),
-            "stream" => self.stream_label(&shard.stream),
-            "outcome" => "failed",
-        )
-        .increment(1);
-        if let Some(count) = self.lines.commit.due() {
-            tracing::warn!(
-                target: "streambreaker::lane",
-                processor = %self.name,
-                messaging.destination.name = %shard.stream,
-                messaging.destination.partition.id = %shard.id,
-                messaging.operation.type = "settle",
-                error.type = match error {
-                    CommitError::Transient(_) => "transient",
-                    CommitError::Fenced => "fenced",
-                },
-                count,
-                "a commit did not go through; it is tried again",
-            );
-        }
-    }
-
-    pub(crate) fn note_source_error(
-        &self,
-        stream: &str,
-        shard: Option<&ShardId>,
-        error: &SourceError,
-    ) {
-        metrics::counter!(
-            "streambreaker_source_errors_total",
-            "processor" => self.name.clone(), "stream" => self.stream_label(stream)
-        )
-        .increment(1);
-        let fatal = matches!(error, SourceError::Fatal(_));
-        // what ends the processor is always said
-        if let Some(count) = self.lines.source.due().or(fatal.then_some(1)) {
-            tracing::warn!(
-                target: "streambreaker::lane",
-                processor = %self.name,
-                messaging.destination.name = %stream,
-                messaging.destination.partition.id = shard.map(tracing::field::display),
-                messaging.operation.type = "receive",
-                error.type = if fatal { "fatal" } else { "transient" },
-                count,
-                "the source failed",
-            );
-        }
     }
 
     /// How the records of each pipeline stand: of all shards that were ever owned.

@@ -27,11 +27,18 @@ fn write_all(text: &mut String, core: &Core, budgets: &[TimeBudget]) -> std::fmt
     )?;
     writeln!(
         text,
-        "  commits every {} or {} records; drains within {}; gives a record up after {} deliveries",
+        "  commits every {} or {} records, each within {}; drains within {}; gives a record up after {} deliveries",
         span(core.commit.every),
         core.commit.records,
+        span(core.commit.timeout),
         span(core.drain),
         core.max_deliveries
+    )?;
+    writeln!(
+        text,
+        "  a write to the fault sink: within {}; speaks up when nothing is settled for {}",
+        span(core.desk.timeout),
+        span(core.stall)
     )?;
     match core.deadline {
         Some(deadline) => writeln!(text, "  deadline of a record: {}", span(deadline))?,
@@ -44,12 +51,7 @@ fn write_all(text: &mut String, core: &Core, budgets: &[TimeBudget]) -> std::fmt
         let stages: Vec<String> = named_stages(&pipeline.plan)
             .into_iter()
             .zip(&pipeline.plan)
-            .map(|(info, stage)| match (info.resource, stage.width) {
-                (Some(resource), Some(width)) => {
-                    format!("{} ({width} at once, `{resource}`)", info.name)
-                }
-                _ => info.name,
-            })
+            .map(|(info, stage)| stage.describe(&info.name))
             .collect();
         writeln!(
             text,

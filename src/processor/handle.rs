@@ -190,7 +190,7 @@ impl Handle {
         let found = self.pipeline(pipeline)?;
         guard.check(&format!("pipeline `{pipeline}`"))?;
         found.info.flood.set(guard);
-        self.audit("flood_guard", pipeline, &format!("{guard:?}"), by);
+        self.audit("flood_guard", pipeline, &guard.describe(), by);
         Ok(())
     }
 

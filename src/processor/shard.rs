@@ -250,9 +250,10 @@ impl Shard {
             }
             (Some(open), _) => open,
             (None, Some(unread)) => unread,
-            // nothing is known of what is left: it is no older than what was settled last, and where nothing was,
-            // it has waited for as long as we have
-            (None, None) => settled.unwrap_or_else(|| began.elapsed()),
+            // nothing is known of what is left: it is no older than what was settled last; and where nothing was, a
+            // shard that cannot be read has waited for as long as we have
+            (None, None) if failing => settled.unwrap_or_else(|| began.elapsed()),
+            (None, None) => settled.unwrap_or_default(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::rate::{Rate, RateState};
 use super::retry::Retry;
 use super::{Inner, OnExhausted, Resource};
 use crate::clock::{FAR, Random};
-use crate::config::{BreakerConfig, Config, ConfigError, QuotaConfig, RetryConfig};
+use crate::config::{BreakerConfig, Config, ConfigError, QuotaConfig, ResourceConfig, RetryConfig};
 use crate::error::Class;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,8 @@ pub struct ResourceBuilder {
     seed: Option<u64>,
     /// The configuration has settings for a breaker that is not there.
     homeless_breaker: bool,
+    /// What the configuration said of it.
+    taken: Option<ResourceConfig>,
 }
 
 impl ResourceBuilder {
@@ -65,6 +67,7 @@ impl ResourceBuilder {
             classifier: None,
             seed: None,
             homeless_breaker: false,
+            taken: None,
         }
     }
 
@@ -144,7 +147,8 @@ impl ResourceBuilder {
     }
 
     /// Takes what the configuration says of a resource of this name; what it does not name stays as the code
-    /// has it. To be called last: configuration wins.
+    /// has it. To be called last: configuration wins. Where it is forgotten, `build()` of a processor with that
+    /// configuration says so.
     ///
     /// ```
     /// use std::time::Duration;
@@ -155,9 +159,12 @@ impl ResourceBuilder {
     /// assert!(format!("{db:?}").contains("2s"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn config(self, config: &Config) -> Self {
+    pub fn config(mut self, config: &Config) -> Self {
         match config.resources.get(&self.name) {
-            Some(own) => own.apply(self),
+            Some(own) => {
+                self.taken = Some(own.clone());
+                own.apply(self)
+            }
             None => self,
         }
     }
@@ -181,7 +188,7 @@ impl ResourceBuilder {
     /// # Errors
     /// The first setting that cannot be used, with what would be accepted.
     pub fn build(self) -> Result<Resource, ConfigError> {
-        let Self { name, timeout, mut settings, classifier, seed, homeless_breaker } = self;
+        let Self { name, timeout, mut settings, classifier, seed, homeless_breaker, taken } = self;
         // a name is a label, and is printed: text that was not meant as one does not go further
         if name.trim().is_empty() {
             return Err(ConfigError::new("resource name", "empty", "a short text"));
@@ -222,6 +229,7 @@ impl ResourceBuilder {
             name,
             settings,
             classifier,
+            taken,
         })))
     }
 }

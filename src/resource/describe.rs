@@ -27,7 +27,7 @@ impl fmt::Display for Described<'_> {
             write!(f, "; {n} at once in the process")?;
         }
         if let Some(rate) = &settings.rate {
-            write!(f, "; at most {} in {}", rate.n, Span::from(rate.per))?;
+            write!(f, "; {}", rate.describe())?;
         }
         writeln!(f, "; waits up to {} for its turn", Span::from(settings.max_wait))?;
         retry(f, &settings.retry, &settings.retry_quota)?;
@@ -61,9 +61,10 @@ fn retry(f: &mut fmt::Formatter<'_>, retry: &Retry, quota: &RetryQuota) -> fmt::
         None => writeln!(f, "; no quota"),
         Some(limits) => writeln!(
             f,
-            "; all units together: {} % of the successes, {} a second in any case",
+            "; all units together: {} % of the successes, {} a second in any case, {} saved up at most",
             limits.ratio * 100.0,
-            limits.floor
+            limits.floor,
+            limits.reserve
         ),
     }
 }

@@ -63,6 +63,7 @@ pub use self::retry::{Delays, Retry};
 pub use self::state::{BreakerControl, BreakerState, BreakerStatus};
 pub use self::status::{FailureCounts, PermitStatus, RateStatus, ResourceStatus, WaitCounts};
 use crate::clock::Random;
+use crate::config::ResourceConfig;
 use crate::error::{Class, StepError};
 
 /// What becomes of a unit whose retries are used up.
@@ -88,6 +89,8 @@ struct Inner {
     name: Arc<str>,
     settings: Settings,
     classifier: Option<Classifier>,
+    /// What the configuration said of it.
+    taken: Option<ResourceConfig>,
     random: Random,
     quota: QuotaState,
     circuit: Option<Circuit>,
@@ -120,6 +123,11 @@ impl Resource {
     /// Whether both are the same resource, not only of the same name.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether it was built with this configuration.
+    pub(crate) fn has_taken(&self, given: &ResourceConfig) -> bool {
+        self.0.taken.as_ref() == Some(given)
     }
 
     /// Of one attempt; bounded so that it can be added to any instant of this century.

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::clock::FAR;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Span};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,6 +61,12 @@ impl Rate {
         let in_10_ms =
             (u128::from(self.n) * 10_000_000).div_ceil(self.per.as_nanos().max(1)).max(1);
         self.burst.unwrap_or_else(|| u32::try_from(in_10_ms).unwrap_or(u32::MAX))
+    }
+
+    /// In words.
+    pub(crate) fn describe(self) -> String {
+        let per = Span::from(self.per);
+        format!("at most {} in {per} and {} in one instant", self.n, self.allowed_burst())
     }
 
     pub(super) fn starts_per_second(&self) -> f64 {

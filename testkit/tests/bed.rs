@@ -10,9 +10,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use streambreaker::Class;
 use streambreaker::Fate::{self, Done, Faulted, Filtered, Returned};
+use streambreaker::Timestamp;
 use streambreaker::memory::Collect;
 use streambreaker::prelude::*;
-use streambreaker_testkit::bed::{Effects, Flaky, Message, TestBed, same_however_fed};
+use streambreaker_testkit::bed::{
+    Effects, Flaky, Message, TestBed, same_however_fed, same_however_late,
+};
 
 fn db() -> Resource {
     Resource::builder("db").timeout(Duration::from_secs(1)).seed(1).build().unwrap()
@@ -153,7 +156,7 @@ async fn what_is_not_idempotent_or_depends_on_order_is_seen() {
     };
     let run = AssertUnwindSafe(same_however_fed(["1", "2"], sums)).catch_unwind().await;
     let text = *run.unwrap_err().downcast::<String>().unwrap();
-    assert!(text.contains("fed twice, by `.twice()`") && text.contains("- 3\n  + 6"), "{text}");
+    assert!(text.contains("fed by `.twice()`") && text.contains("- 3\n  + 6"), "{text}");
 
     let last = async |bed: TestBed| {
         let (rows, db) = (Arc::new(Mutex::new(BTreeMap::new())), db());
@@ -171,7 +174,7 @@ async fn what_is_not_idempotent_or_depends_on_order_is_seen() {
     };
     let run = AssertUnwindSafe(same_however_fed(["1", "2", "3"], last)).catch_unwind().await;
     let text = *run.unwrap_err().downcast::<String>().unwrap();
-    assert!(text.contains("in another order, by `"), "{text}");
+    assert!(text.contains("fed by `.shuffled("), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,4 +234,62 @@ async fn keys_and_headers_come_along_and_keys_choose_the_shard() {
         .assert_no_faults();
     assert_eq!(seen.len(), 20);
     seen.assert_order_of(|(key, _)| key.clone(), |(_, n)| *n);
+}
+
+/// A number is the second in which it happened.
+fn second(message: &Message) -> Timestamp {
+    let second: i64 = String::from_utf8_lossy(&message.payload).parse().unwrap();
+    Timestamp::from_millis(1_000 * second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_events_are_late_by_the_limit_at_most() {
+    let order = async |seed| {
+        let ran = TestBed::new()
+            .feed((0..50u64).map(|n| n.to_string()))
+            .twice()
+            .late(seed, Duration::from_secs(10), second)
+            .pipeline("all", |flow| flow.json::<u64>())
+            .run()
+            .await;
+        ran.fates_as_fed("all").into_iter().map(|(event, _)| event).collect::<Vec<usize>>()
+    };
+    let (first, other) = (order(1).await, order(2).await);
+    assert_eq!(first.len(), 100);
+    assert!(first != other && first == order(1).await);
+    // whoever comes after an event that happened more than ten seconds later was too late
+    let mut newest = 0;
+    for event in &first {
+        newest = newest.max(*event);
+        assert!(event + 10 >= newest, "{event} after {newest} in {first:?}");
+    }
+    assert!(first.windows(2).filter(|pair| pair[0] > pair[1]).count() > 20, "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_no_such_lateness_is_seen() {
+    // refuses what is more than so far behind
+    let behind = |most: u64| {
+        async move |bed: TestBed| {
+            let (newest, db) = (Arc::new(Mutex::new(0)), db());
+            bed.pipeline("ticks", move |flow| {
+                let newest = newest.clone();
+                flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
+                    let mut newest = newest.lock().unwrap();
+                    *newest = n.max(*newest);
+                    if **n + most < *newest { Err("late").fault() } else { Ok(()) }
+                })
+            })
+            .run()
+            .await
+            .faults()
+            .len()
+        }
+    };
+    let ticks = || (0..100u64).map(|n| n.to_string());
+    same_however_late(ticks(), Duration::from_secs(10), second, behind(10)).await;
+    let run = same_however_late(ticks(), Duration::from_secs(10), second, behind(3));
+    let text =
+        *AssertUnwindSafe(run).catch_unwind().await.err().unwrap().downcast::<String>().unwrap();
+    assert!(text.contains("fed by `.late(1, …)`"), "{text}");
 }

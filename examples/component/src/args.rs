@@ -18,7 +18,7 @@ Usage: orders COMMAND [--config FILE] [--data DIR]
   generate  write events to try it with
   demo      generate, then run to the end of the events
 
-  --config FILE   the configuration; what it does not say has its default
+  --config FILE   the configuration; what it does not say has its default [env: ORDERS_CONFIG]
   --data DIR      where everything is, instead of `data` in the configuration
   --seed N        of generate and demo: the same seed makes the same events [default: 1]
   --orders N      of generate and demo: how many orders [default: 1000]

@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use orders_component::generate::Generator;
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
         println!("{text}");
         return ExitCode::SUCCESS;
     }
-    let mut settings = match args.config.as_deref().map(Settings::load).transpose() {
+    // the image names its own, so that `orders ask` in a container finds the socket without being told
+    let config = args.config.or_else(|| std::env::var_os("ORDERS_CONFIG").map(PathBuf::from));
+    let mut settings = match config.as_deref().map(Settings::load).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
         Err(mistake) => {
             complain(&mistake);

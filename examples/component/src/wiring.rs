@@ -98,26 +98,20 @@ where
     F: Sink<FaultEvent> + 'static,
     P: Sink<Publication> + Clone + 'static,
 {
-    // Many may wait at once, for all that wait share one transaction. A database that is locked or a disk that is full says
-    // nothing about the events: they wait until it is well, and so does the stream.
-    let database = Resource::builder("store")
-        .timeout(Duration::from_secs(10))
-        .retry(Retry::exponential().max_attempts(5))
-        .breaker(
-            Breaker::failure_ratio(0.5).cool_down(Duration::from_secs(5)).on_open(OnOpen::Pause),
-        )
-        .concurrency(1_024)
-        .config(&settings.engine)
-        .build()?;
-    let bus = Resource::builder("bus")
-        .timeout(Duration::from_secs(5))
-        .retry(Retry::exponential().max_attempts(5))
-        .breaker(
-            Breaker::failure_ratio(0.5).cool_down(Duration::from_secs(5)).on_open(OnOpen::Pause),
-        )
-        .concurrency(4)
-        .config(&settings.engine)
-        .build()?;
+    // A dependency that is away says nothing about the events: they wait until it is well, and so does the stream.
+    let guarded = |name: &str, timeout: Duration, at_once: usize| {
+        let breaker = Breaker::failure_ratio(0.5).cool_down(Duration::from_secs(5));
+        Resource::builder(name)
+            .timeout(timeout)
+            .retry(Retry::exponential().max_attempts(5))
+            .breaker(breaker.on_open(OnOpen::Pause))
+            .concurrency(at_once)
+            .config(&settings.engine)
+            .build()
+    };
+    // many may wait for the database at once, for all that wait share one transaction
+    let database = guarded("store", Duration::from_secs(10), 1_024)?;
+    let bus = guarded("bus", Duration::from_secs(5), 4)?;
 
     let Ends { source, faults, faults_in, published } = ends;
     let when = settings.rules();

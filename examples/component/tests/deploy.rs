@@ -36,6 +36,12 @@ fn every_metric_that_an_alert_asks_for_is_documented() {
         let unknown: Vec<_> = asked.difference(&known).collect();
         assert!(unknown.is_empty(), "{file} asks for {unknown:?}");
     }
+    // and what the runbook names; its patterns may end in the middle of a word
+    let operating = read("../../docs/operating.md");
+    for name in metrics(&operating) {
+        let found = known.iter().any(|known| known.starts_with(name));
+        assert!(found || name == "streambreaker_", "the runbook names {name}");
+    }
     assert_eq!(
         metrics("a streambreaker_x_total{} > streambreaker_y"),
         ["streambreaker_x_total", "streambreaker_y"].into()
@@ -98,4 +104,33 @@ fn the_deployed_configuration_is_accepted_and_its_drain_is_shorter_than_the_grac
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         assert!(yaml.contains(probe), "{probe}");
     }
+}
+
+#[test]
+fn image_and_deployment_agree() {
+    let (docker, yaml) = (read("Dockerfile"), read("deploy/deployment.yaml"));
+    let said = |word: &str| -> Vec<&str> {
+        docker.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).collect()
+    };
+    let (user, group) = said("USER")[0].split_once(':').unwrap();
+    assert_ne!(user, "0");
+    assert_eq!((value(&yaml, "runAsUser"), value(&yaml, "fsGroup")), (user, group));
+    assert!(yaml.contains("runAsNonRoot: true") && yaml.contains("readOnlyRootFilesystem: true"));
+    assert!(yaml.contains(&format!("containerPort: {}", said("EXPOSE")[0])));
+    assert_eq!(said("ENTRYPOINT"), [r#"["orders"]"#]);
+    // what the Deployment passes is what the image runs by itself, with the configuration that is mounted
+    let args = value(&yaml, "args").trim_matches(['[', ']']).replace(", ", "\", \"");
+    assert_eq!(said("CMD"), [format!("[\"{args}\"]")]);
+    let config = said("ENV").into_iter().find_map(|env| env.strip_prefix("ORDERS_CONFIG="));
+    let (folder, _) = config.unwrap().rsplit_once('/').unwrap();
+    assert!(yaml.contains(&format!("name: config, mountPath: {folder},")), "{folder}");
+    // what it writes is a volume there, and its own here
+    for place in ["/var/lib/orders", "/run/orders"] {
+        assert!(yaml.contains(&format!("mountPath: {place} }}")), "{place}");
+        assert!(docker.contains(&format!("--chown={user}:{group} /empty {place}")), "{place}");
+    }
+    let (_, version) = value(&yaml, "image").rsplit_once(':').unwrap();
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    // the last stage has no shell and no libraries: the program must need none
+    assert!(docker.contains("FROM scratch") && docker.contains("+crt-static"));
 }

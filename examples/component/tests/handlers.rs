@@ -1,19 +1,21 @@
-//! The handlers on the memory transport, in paused time: idempotent, order-agnostic, and right about what is overdue.
+//! The handlers on the testkit's bed, which is the memory transport in paused time: idempotent, order-agnostic, and right
+//! about what is overdue.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use orders_component::event::{OrderEvent, What};
 use orders_component::generate::Generator;
 use orders_component::handlers::{Part, rules, view};
-use streambreaker::clock::Random;
+use streambreaker::Fate::{Done, Faulted, Filtered};
 use streambreaker::flow::Publication;
 use streambreaker::idempotence::{Collected, EventStore, MemoryEvents, MemoryVersions};
-use streambreaker::memory::{self, Collect, Inject, Response, Stream};
+use streambreaker::memory::{self, Collect, Inject, Stream};
 use streambreaker::prelude::*;
-use streambreaker::{Class, FaultEvent, Report};
+use streambreaker::{Class, FaultEvent, Sink, Timestamp};
+use streambreaker_testkit::bed::{
+    Flaky, Message, Ran, TestBed, same_however_fed, same_however_late,
+};
 
 mod support;
 use support::{RULES, Row, Said, expected, faulted};
@@ -21,13 +23,15 @@ use support::{RULES, Row, Said, expected, faulted};
 const DAY: i64 = 86_400_000;
 const HOUR: i64 = 3_600_000;
 
-/// What outlives a life of the component: stores and sinks.
-#[derive(Clone)]
+fn resource(name: &str) -> Resource {
+    Resource::builder(name).timeout(Duration::from_secs(1)).seed(1).build().unwrap()
+}
+
+/// What the component leaves behind: its stores, and what it has published.
 struct World {
     facts: MemoryEvents<OrderEvent>,
     view: MemoryVersions<Part, What>,
     published: Collect<Publication>,
-    faults: Collect<FaultEvent>,
 }
 
 impl World {
@@ -36,39 +40,29 @@ impl World {
             facts: MemoryEvents::new(Duration::from_secs(30 * 86_400)),
             view: MemoryVersions::new(),
             published: Collect::new(),
-            faults: memory::faults(),
         }
     }
 
-    fn processor<E>(&self, stream: &Stream, facts: E) -> Processor
+    /// What is fed to the bed, through the component, to the end.
+    async fn run(&self, bed: TestBed) -> Ran {
+        self.run_with(bed, self.facts.clone(), self.published.clone()).await
+    }
+
+    /// The same with another way to its event store, and to what it publishes.
+    async fn run_with<E, P>(&self, bed: TestBed, facts: E, published: P) -> Ran
     where
         E: EventStore<OrderEvent> + Clone + 'static,
+        P: Sink<Publication> + Clone + 'static,
     {
-        let resource = |name| {
-            let built = Resource::builder(name).timeout(Duration::from_secs(1)).seed(1).build();
-            built.unwrap()
-        };
-        let (store, bus) = (resource("store"), resource("bus"));
-        let (shown, published, database) =
-            (self.view.clone(), self.published.clone(), store.clone());
-        Processor::builder("orders")
-            .source(stream.consumer("orders"))
-            .faults(self.faults.clone())
-            .seed(1)
+        let (store, bus, shown) = (resource("store"), resource("bus"), self.view.clone());
+        let database = store.clone();
+        bed.shards(2)
             .pipeline("rules", move |flow| {
                 rules(flow, facts.clone(), RULES, &store).publish(&bus, published.clone())
             })
             .pipeline("view", move |flow| view(flow, shown.clone(), &database))
-            .build()
-            .unwrap()
-    }
-
-    async fn run(&self, stream: &Stream) -> Report {
-        let processor = self.processor(stream, self.facts.clone());
-        let report = processor.run(Shutdown::never()).await.unwrap();
-        assert_eq!(report.exit_code(), 0, "{report}");
-        assert!(stream.is_settled("orders"));
-        report
+            .run()
+            .await
     }
 
     fn ids(&self) -> BTreeSet<String> {
@@ -114,14 +108,10 @@ impl World {
     }
 }
 
-/// A stream of two shards with all events of an order in one of them.
-fn stream(lines: &[String]) -> Stream {
-    let stream = Stream::new("order-events", 2);
-    for line in lines {
-        stream.push_keyed(order(line), line.clone());
-    }
-    stream.close();
-    stream
+/// A line as it is sent: under its order, so that all events of an order are in one shard.
+fn message(line: impl AsRef<str>) -> Message {
+    let line = line.as_ref();
+    Message::new(line.to_owned()).with_key(order(line))
 }
 
 /// The order of a line, also of one that is torn.
@@ -132,6 +122,10 @@ fn order(line: &str) -> String {
     line[from..end].to_owned()
 }
 
+fn bed(lines: &[String]) -> TestBed {
+    TestBed::new().feed(lines.iter().map(message))
+}
+
 fn generated(seed: u64) -> Vec<String> {
     Generator { seed, orders: 200, poison: 0.05, doubled: 0.2 }.lines(RULES)
 }
@@ -140,7 +134,7 @@ fn generated(seed: u64) -> Vec<String> {
 async fn i4_what_is_said_and_shown_is_that_of_an_independent_computation() {
     let lines = generated(3);
     let world = World::new();
-    let report = world.run(&stream(&lines)).await;
+    let ran = world.run(bed(&lines)).await;
     let expected = expected(&lines, RULES);
     assert_eq!(world.said(), expected.said);
     assert_eq!(world.rows(), expected.view);
@@ -148,18 +142,17 @@ async fn i4_what_is_said_and_shown_is_that_of_an_independent_computation() {
         assert!(expected.said.iter().filter(|(said, _)| said == kind).count() > 20, "{kind}");
     }
     assert_eq!(world.ids().len(), expected.said.len(), "each is said under one id");
-    assert_eq!(report.pipelines["rules"].read, lines.len() as u64);
+    assert_eq!(ran.report().pipelines["rules"].read, lines.len() as u64);
 }
 
 #[tokio::test(start_paused = true)]
 async fn f1_poison_is_faulted_with_the_whole_record_and_holds_nothing_up() {
     let lines = generated(4);
-    let world = World::new();
-    world.run(&stream(&lines)).await;
-    let (faults, expected) = (world.faults.events(), expected(&lines, RULES));
+    let ran = World::new().run(bed(&lines)).await;
+    let (faults, expected) = (ran.faults(), expected(&lines, RULES));
     for pipeline in ["rules", "view"] {
         assert!(expected.poison[pipeline].len() > 20, "{pipeline}");
-        assert_eq!(faulted(&faults, pipeline), expected.poison[pipeline], "{pipeline}");
+        assert_eq!(faulted(faults, pipeline), expected.poison[pipeline], "{pipeline}");
     }
     assert!(faults.iter().all(|fault| fault.class == Class::Fault && fault.records.len() == 1));
     let messages: BTreeSet<_> = faults.iter().map(|fault| fault.err.message.as_str()).collect();
@@ -167,40 +160,27 @@ async fn f1_poison_is_faulted_with_the_whole_record_and_holds_nothing_up() {
     assert!(messages.contains("the event belongs to no order"), "{messages:?}");
 }
 
-/// Another order in which the same lines may arrive: within the grace anything goes, and the timer waits for it.
-fn shuffled(lines: &[String], seed: u64) -> Vec<String> {
-    let random = Random::seeded(seed);
-    let mut arriving: Vec<(i64, usize, &String)> = Vec::new();
-    for (n, line) in lines.iter().enumerate() {
-        let event = serde_json::from_str::<OrderEvent>(line).ok();
-        let happened = event.map_or(0, |event| event.timestamp);
-        let late = |share: f64| (share * RULES.grace.as_millis() as f64) as i64;
-        // and some come again, at any time later
-        arriving.push((happened + late(random.next_f64()), n, line));
-        if random.next_f64() < 0.3 {
-            arriving.push((happened + late(20.0 * random.next_f64()), n, line));
-        }
-    }
-    arriving.sort();
-    arriving.into_iter().map(|(_, _, line)| line.clone()).collect()
+/// When a line happened. A torn one does not say; it may come at any time.
+fn happened(line: &Message) -> Timestamp {
+    let event = serde_json::from_slice::<OrderEvent>(&line.payload);
+    Timestamp::from_millis(event.map_or(0, |event| event.timestamp))
 }
 
 #[tokio::test(start_paused = true)]
-async fn l10_any_order_and_any_repetition_ends_alike() {
+async fn l10_however_late_within_the_grace_and_however_often_it_ends_alike() {
+    // the timer waits for the grace, so up to it the events may come as they like
     let lines = generated(5);
-    let first = World::new();
-    first.run(&stream(&lines)).await;
-    for seed in 0..8 {
+    same_however_late(lines.iter().map(message), RULES.grace, happened, async |bed: TestBed| {
         let world = World::new();
-        let other = shuffled(&lines, seed);
-        assert_ne!(other, lines);
-        let stream = stream(&other);
-        stream.inject(Inject::Redeliver(40));
-        stream.inject(Inject::CommitRepliesLost(1));
-        world.run(&stream).await;
-        assert_eq!(world.ids(), first.ids(), "seed {seed}");
-        assert_eq!(world.rows(), first.rows(), "seed {seed}");
-    }
+        world.run(bed).await;
+        (world.ids(), world.rows())
+    })
+    .await;
+    // and a copy at any time: all of them once more, days later
+    let (once, twice) = (World::new(), World::new());
+    once.run(bed(&lines)).await;
+    twice.run(bed(&lines).twice()).await;
+    assert_eq!((once.ids(), once.rows()), (twice.ids(), twice.rows()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,53 +188,15 @@ async fn l10_without_the_timer_any_order_at_all_ends_alike() {
     // complete is a matter of what is known, and the order does not matter at all
     let mut lines: Vec<String> = generated(6);
     lines.retain(|line| !line.contains("order-due"));
-    let completed = |world: &World| -> Said {
-        world.said().into_iter().filter(|(kind, _)| kind == "order-completed").collect()
-    };
-    let mut ends = Vec::new();
-    for turn in 0..4 {
-        match turn {
-            0 => {}
-            1 => lines.reverse(),
-            _ => {
-                let random = Random::seeded(turn);
-                lines.sort_by_cached_key(|_| random.next_u64());
-            }
-        }
+    same_however_fed(lines.iter().map(message), async |bed: TestBed| {
         let world = World::new();
-        world.run(&stream(&lines)).await;
-        ends.push((completed(&world), world.rows()));
-    }
-    assert!(ends[0].0.len() > 100);
-    assert!(ends.iter().all(|end| *end == ends[0]));
-}
-
-#[tokio::test(start_paused = true)]
-async fn s6_killed_again_and_again_and_run_again_it_ends_alike() {
-    let lines = generated(7);
-    let undisturbed = World::new();
-    undisturbed.run(&stream(&lines)).await;
-
-    let (world, stream) = (World::new(), stream(&lines));
-    let mut kills = 0;
-    for so_far in (0..400).step_by(37) {
-        let processor = world.processor(&stream, world.facts.clone());
-        tokio::select! {
-            biased;
-            () = world.published.filled(so_far) => kills += 1,
-            report = processor.run(Shutdown::never()) => drop(report.unwrap()),
-        }
-    }
-    assert!(kills > 3, "{kills}");
-    // all of it once more, from the beginning, over what is there
-    world.run(&stream).await;
-    world.run(&self::stream(&lines)).await;
-    assert_eq!(world.ids(), undisturbed.ids());
-    assert_eq!(world.rows(), undisturbed.rows());
-    for pipeline in ["rules", "view"] {
-        let of = |world: &World| faulted(&world.faults.events(), pipeline);
-        assert_eq!(of(&world), of(&undisturbed), "{pipeline}");
-    }
+        world.run(bed).await;
+        let mut said = world.said();
+        said.retain(|(kind, _)| kind == "order-completed");
+        assert!(said.len() > 100);
+        (said, world.rows())
+    })
+    .await;
 }
 
 /// One event of an order that is called `o-1`.
@@ -281,8 +223,19 @@ fn due() -> String {
 /// What is said of it, without the order.
 async fn said(lines: &[String]) -> (Vec<String>, World) {
     let world = World::new();
-    world.run(&stream(lines)).await;
+    world.run(bed(lines)).await.assert_no_faults();
     (world.said().into_iter().map(|(kind, _)| kind).collect(), world)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_each_event() {
+    let unpriced = line("x", 0, r#""type":"payment-received","cents":0"#);
+    let lines = [submitted(), unpriced, paid(DAY), shipped(DAY), due()];
+    let ran = World::new().run(bed(&lines)).await;
+    // who has nothing to say is filtered; the timer leads to the same news once more
+    ran.assert_fates("rules", [Filtered, Faulted, Filtered, Done, Done]);
+    ran.assert_fates("view", [Done, Faulted, Done, Done, Filtered]);
+    assert_eq!(ran.fault_of("view", 1).err.message, "a payment is worth something");
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,37 +281,30 @@ async fn a_reply_that_is_lost_repeats_what_was_said_under_the_same_id() {
     let lines = [submitted(), shipped(DAY), paid(DAY), due()];
     let (_, undisturbed) = said(&lines).await;
     let world = World::new();
-    world.published.respond(2, Response::ReplyLost);
-    world.run(&stream(&lines)).await;
+    let flaky = Flaky::new(world.published.clone(), 1).loses_replies(1.0).at_most(2);
+    let ran = world.run_with(bed(&lines), world.facts.clone(), flaky.clone()).await;
+    ran.assert_no_faults();
+    assert_eq!(flaky.troubles().replies_lost, 2);
     assert!(world.published.len() > undisturbed.published.len());
     assert_eq!(world.ids(), undisturbed.ids());
-    assert_eq!(world.faults.len(), 0);
 }
 
-/// An event store that is away for the first few calls.
+/// An event store that is in trouble.
 #[derive(Clone)]
-struct Away(MemoryEvents<OrderEvent>, Arc<AtomicU32>);
+struct Troubled(Flaky<MemoryEvents<OrderEvent>>);
 
 #[async_trait::async_trait]
-impl EventStore<OrderEvent> for Away {
+impl EventStore<OrderEvent> for Troubled {
     async fn put(&self, event: &Collected<OrderEvent>) -> Result<(), StepError> {
-        match self.1.fetch_add(1, Ordering::Relaxed) {
-            // put, and the reply lost
-            n if n % 3 == 0 && n < 400 => {
-                self.0.put(event).await?;
-                Err("the database went away").transient()?
-            }
-            n if n < 400 => Err("the database is away").transient()?,
-            _ => self.0.put(event).await,
-        }
+        self.0.call(self.0.inner().put(event)).await
     }
 
     async fn correlated(&self, key: &str) -> Result<Vec<Collected<OrderEvent>>, StepError> {
-        self.0.correlated(key).await
+        self.0.call(self.0.inner().correlated(key)).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StepError> {
-        self.0.delete(key).await
+        self.0.call(self.0.inner().delete(key)).await
     }
 }
 
@@ -366,17 +312,69 @@ impl EventStore<OrderEvent> for Away {
 async fn f8_a_database_that_is_away_makes_no_fault_and_changes_nothing() {
     let lines: Vec<String> =
         Generator { orders: 30, poison: 0.0, ..Generator::default() }.lines(RULES);
-    let undisturbed = World::new();
-    undisturbed.run(&stream(&lines)).await;
-    let world = World::new();
-    let stream = stream(&lines);
-    let away = Away(world.facts.clone(), Arc::default());
-    let report = world.processor(&stream, away).run(Shutdown::never()).await.unwrap();
-    assert!(
-        report.pipelines["rules"].restarts > 0,
-        "it was away for longer than the retries\n{report}"
-    );
-    assert_eq!(world.faults.len(), 0);
+    let (undisturbed, world) = (World::new(), World::new());
+    undisturbed.run(bed(&lines)).await;
+    // away for the first 400 calls, of which some have an effect all the same
+    let away = Flaky::new(world.facts.clone(), 1).loses_replies(0.3).fails(0.7).at_most(400);
+    let ran = world.run_with(bed(&lines), Troubled(away), world.published.clone()).await;
+    ran.assert_no_faults();
+    let report = ran.report();
+    assert!(report.pipelines["rules"].restarts > 0, "away for longer than the retries\n{report}");
     assert_eq!(world.ids(), undisturbed.ids());
     assert_eq!(world.rows(), undisturbed.rows());
+}
+
+/// A kill is a run that is dropped, over a stream that outlives it. The bed runs to the end, so this is done by hand.
+#[tokio::test(start_paused = true)]
+async fn s6_killed_again_and_again_and_run_again_it_ends_alike() {
+    let lines = generated(7);
+    let stream = || {
+        let stream = Stream::new("order-events", 2);
+        for line in &lines {
+            stream.push_keyed(order(line), line.clone());
+        }
+        stream.close();
+        stream
+    };
+    let processor = |world: &World, faults: &Collect<FaultEvent>, stream: &Stream| {
+        let (facts, shown, published) =
+            (world.facts.clone(), world.view.clone(), world.published.clone());
+        let (store, bus) = (resource("store"), resource("bus"));
+        let database = store.clone();
+        Processor::builder("orders")
+            .source(stream.consumer("orders"))
+            .faults(faults.clone())
+            .seed(1)
+            .pipeline("rules", move |flow| {
+                rules(flow, facts.clone(), RULES, &store).publish(&bus, published.clone())
+            })
+            .pipeline("view", move |flow| view(flow, shown.clone(), &database))
+            .build()
+            .unwrap()
+    };
+    let (world, faults, interrupted) = (World::new(), memory::faults(), stream());
+    interrupted.inject(Inject::Redeliver(40));
+    interrupted.inject(Inject::CommitRepliesLost(1));
+    let mut kills = 0;
+    for so_far in (0..400).step_by(37) {
+        let processor = processor(&world, &faults, &interrupted);
+        tokio::select! {
+            biased;
+            () = world.published.filled(so_far) => kills += 1,
+            report = processor.run(Shutdown::never()) => drop(report.unwrap()),
+        }
+    }
+    assert!(kills > 3, "{kills}");
+    // the rest, and then all of it once more over what is there
+    for stream in [interrupted, stream()] {
+        processor(&world, &faults, &stream).run(Shutdown::never()).await.unwrap();
+        assert!(stream.is_settled("orders"));
+    }
+    let (undisturbed, all) = (World::new(), memory::faults());
+    processor(&undisturbed, &all, &stream()).run(Shutdown::never()).await.unwrap();
+    assert_eq!(world.ids(), undisturbed.ids());
+    assert_eq!(world.rows(), undisturbed.rows());
+    for pipeline in ["rules", "view"] {
+        assert_eq!(faulted(&faults.events(), pipeline), faulted(&all.events(), pipeline));
+    }
 }

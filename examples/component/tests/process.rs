@@ -235,9 +235,8 @@ impl Life {
             .unwrap();
         // the log says which port is free; what comes after that is read on, or the pipe would fill
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let bound = log.by_ref().find(|line| line.contains("Listener(Some(")).unwrap();
-        let address = bound.split("Listener(Some(").nth(1).unwrap();
-        let address = address[..address.find(')').unwrap()].to_owned();
+        let bound = log.by_ref().find(|line| line.contains("listener=127.0.0.1:")).unwrap();
+        let address = bound.split("listener=").nth(1).unwrap().trim().to_owned();
         std::thread::spawn(move || log.for_each(drop));
         Self { child, data, config, address }
     }
@@ -322,11 +321,44 @@ fn a_drain_that_runs_into_its_limit_ends_with_3_and_the_next_life_does_the_rest(
         .unwrap()
         .write_all(format!("{last}\n").as_bytes())
         .unwrap();
-    until("it waits", || life.http("GET", "/status").1.contains("operator"));
+    // a pipeline that is paused waits for its operator also while there is nothing to do
+    until("it waits", || {
+        let status: Value = serde_json::from_str(&life.http("GET", "/status").1).unwrap();
+        let lanes = status["lanes"].as_array().unwrap();
+        lanes.iter().any(|lane| !lane["oldest"].is_null() && lane["waits_for"] == "operator")
+    });
     let (data, config) = (life.data.clone(), life.config.clone());
     let (code, report) = life.terminate();
     assert_eq!(code, Some(3), "{report}");
     fs::write(&config, "follow = false\n").unwrap();
     succeeds(&data, &["run", "--config", config.to_str().unwrap()]);
     assert_eq!(published(&data).1, expected(&lines(&data), RULES).said);
+}
+
+/// The words of `orders ask …` in a line of the runbook, without what reads the answer.
+#[cfg(unix)]
+fn words(command: &str) -> Vec<&str> {
+    let asked = command.split(" | ").next().unwrap().trim();
+    let Some((words, json)) = asked.split_once(" '") else { return asked.split(' ').collect() };
+    words.split(' ').chain([json.strip_suffix('\'').unwrap()]).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commands_of_the_runbook_are_answered() {
+    let operating = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating.md");
+    let operating = fs::read_to_string(operating).unwrap();
+    let commands: Vec<&str> =
+        operating.lines().filter_map(|line| line.strip_prefix("orders ask ")).collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    let life = Life::start("runbook", "");
+    until("ready", || life.http("GET", "/readyz").0 == 200);
+    for command in commands {
+        // as in the image: its environment says where the configuration is
+        let mut orders = orders(&life.data, &[&["ask"], &words(command)[..]].concat());
+        let answer = orders.env("ORDERS_CONFIG", &life.config).output().unwrap();
+        assert!(answer.status.success(), "orders ask {command}: {answer:?}");
+    }
+    let (code, report) = life.terminate();
+    assert_eq!(code, Some(0), "{report}");
 }

@@ -165,6 +165,19 @@ impl ProcessorBuilder {
                 format!("one of {}", names.join(", ")),
             ));
         }
+        for (name, stage) in names.iter().zip(plan) {
+            let set = config.stages.get(name).map(StageConfig::named).unwrap_or_default();
+            for field in set.into_iter().filter(|field| !stage.settings.contains(field)) {
+                mistakes.push(ConfigError::new(
+                    format!("pipelines.{pipeline}.stages.{name}"),
+                    format!("`{field}`, which a `{}` does not have", stage.combinator),
+                    match stage.settings {
+                        [] => "no settings".to_owned(),
+                        has => has.join(", "),
+                    },
+                ));
+            }
+        }
         names.iter().map(|name| config.stages.get(name).copied().unwrap_or_default()).collect()
     }
 
@@ -186,6 +199,16 @@ impl ProcessorBuilder {
         }
         for name in self.config.resources.keys() {
             check("resources", name, &known);
+        }
+        for (name, given) in &self.config.resources {
+            // it stands in the file, and nothing would come of it
+            if resources.iter().any(|found| found.name() == name && !found.has_taken(given)) {
+                mistakes.push(ConfigError::new(
+                    format!("resources.{name}"),
+                    "not what the resource was built with",
+                    "`.config(&config)` as the last call of its builder, with the same configuration",
+                ));
+            }
         }
     }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use crate::config::ConfigError;
 
 /// A processor that cannot be built: every mistake at once.
-#[derive(Debug)]
 pub struct BuildError {
     pub(super) mistakes: Vec<ConfigError>,
     pub(super) over_budget: Vec<String>,
@@ -31,6 +30,13 @@ impl fmt::Display for BuildError {
             f.write_str(&line)?;
         }
         Ok(())
+    }
+}
+
+/// As [`Display`](fmt::Display): it is what `main` and `unwrap` print, and it is written for people.
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -21,6 +21,19 @@ const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 type Setting = Box<dyn FnOnce(ProcessorBuilder) -> ProcessorBuilder>;
 
+/// In which order events are fed.
+enum Feeding {
+    AsTheyAre,
+    /// In any order, which a seed names.
+    Shuffled(u64),
+    /// As they arrive, each so much later than it happened as a seed draws.
+    Late {
+        seed: u64,
+        most: Duration,
+        happened: Box<dyn Fn(&Message) -> Timestamp>,
+    },
+}
+
 /// Events, and the pipelines they are fed to. See [the module](crate::bed) for an example.
 ///
 /// There is one shard, unless [`shards`](Self::shards) says otherwise; the processor is seeded, so that its jitter
@@ -31,7 +44,7 @@ pub struct TestBed {
     /// The indices of events, in the order in which they are fed.
     order: Vec<usize>,
     times: usize,
-    shuffle: Option<u64>,
+    feeding: Feeding,
     shards: usize,
     limit: Duration,
     settings: Vec<Setting>,
@@ -45,7 +58,7 @@ impl TestBed {
             events: Vec::new(),
             order: Vec::new(),
             times: 1,
-            shuffle: None,
+            feeding: Feeding::AsTheyAre,
             shards: 1,
             limit: Duration::from_secs(3600),
             settings: Vec::new(),
@@ -80,7 +93,20 @@ impl TestBed {
 
     /// Feeds them in an order that this seed names.
     pub fn shuffled(mut self, seed: u64) -> Self {
-        self.shuffle = Some(seed);
+        self.feeding = Feeding::Shuffled(seed);
+        self
+    }
+
+    /// Feeds them as they arrive: each later than it `happened`, by what this seed draws, up to `most`. For handlers that
+    /// stand disorder up to a limit, such as a grace after which silence counts; others are to stand
+    /// [any order](Self::shuffled).
+    pub fn late(
+        mut self,
+        seed: u64,
+        most: Duration,
+        happened: impl Fn(&Message) -> Timestamp + 'static,
+    ) -> Self {
+        self.feeding = Feeding::Late { seed, most, happened: Box::new(happened) };
         self
     }
 
@@ -167,11 +193,24 @@ impl TestBed {
     fn put_in_order(&mut self) {
         let once = 0..self.events.len();
         self.order = (0..self.times).flat_map(|_| once.clone()).collect();
-        if let Some(seed) = self.shuffle {
-            let random = Random::seeded(seed);
-            for last in (1..self.order.len()).rev() {
-                let other = usize::try_from(random.next_u64() % (last as u64 + 1)).unwrap_or(0);
-                self.order.swap(last, other);
+        match &self.feeding {
+            Feeding::AsTheyAre => {}
+            Feeding::Shuffled(seed) => {
+                let random = Random::seeded(*seed);
+                for last in (1..self.order.len()).rev() {
+                    let other = usize::try_from(random.next_u64() % (last as u64 + 1)).unwrap_or(0);
+                    self.order.swap(last, other);
+                }
+            }
+            Feeding::Late { seed, most, happened } => {
+                let random = Random::seeded(*seed);
+                let arrives = |event: &usize| {
+                    happened(&self.events[*event]).plus(most.mul_f64(random.next_f64()))
+                };
+                let mut arriving: Vec<(Timestamp, usize)> =
+                    self.order.iter().map(|event| (arrives(event), *event)).collect();
+                arriving.sort();
+                self.order = arriving.into_iter().map(|(_, event)| event).collect();
             }
         }
     }

@@ -5,7 +5,8 @@
 //! which faults there are, and what was done ([`Effects`]). A failed assertion shows what differs.
 //!
 //! Delivery is at least once and in no order that a handler may rely on. So the same events can be fed *twice* and
-//! *shuffled*, and [`same_however_fed`] holds it against a component that its tables end the same. [`Flaky`] makes
+//! *shuffled*, and [`same_however_fed`] holds it against a component that its tables end the same
+//! ([`same_however_late`] where disorder has a limit). [`Flaky`] makes
 //! sinks and handlers fail as real ones do.
 //!
 //! All of it goes by tokio's paused time: `#[tokio::test(start_paused = true)]`.
@@ -67,5 +68,5 @@ pub use self::effects::Effects;
 pub use self::feed::TestBed;
 pub use self::flaky::{Flaky, Troubles};
 pub use self::ran::Ran;
-pub use self::same::same_however_fed;
+pub use self::same::{same_however_fed, same_however_late};
 pub use crate::suite::source::Message;
