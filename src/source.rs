@@ -286,7 +286,9 @@ pub trait Source: Send + 'static {
     /// `Transient`: called again after a backoff. `Fatal`: the processor drains and ends.
     ///
     /// # Cancel safety
-    /// Must be cancel-safe: no change may be lost when the future is dropped.
+    /// Must be cancel-safe: no change may be lost when the future is dropped. It is dropped whenever the processor has
+    /// something else to do, ten times a second perhaps: work that takes longer than that has to be kept in the source and
+    /// gone on with, or it never ends.
     async fn next(&mut self) -> Result<Option<Change<Self::Reader, Self::Acker>>, SourceError>;
 }
 

@@ -8,7 +8,7 @@ use streambreaker::clock::PausedClock;
 use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
 use streambreaker::resource::BreakerControl;
-use streambreaker::{By, Class, Delivery, PartPath, Phase, Record, ShardId, Timestamp, WaitsFor};
+use streambreaker::{By, Class, Delivery, PartPath, Phase, ShardId, Timestamp, WaitsFor};
 
 fn by() -> By {
     By::new("ada", "a test")
@@ -82,19 +82,27 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
         .retry(Retry::none())
         .build()
         .unwrap();
-    let processor =
-        Processor::builder("p")
-            .source(stream.consumer("g"))
-            .faults(faults.clone())
-            .pipeline("all", move |flow| {
-                flow.json::<u64>().call(&db, async |n: &Event<u64>| {
-                    if **n == 4 { Err("never").transient() } else { Ok(()) }
-                })
+    let mended = Arc::new(AtomicBool::new(false));
+    let told = mended.clone();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            let told = told.clone();
+            flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
+                match **n == 4 && !told.load(Ordering::Relaxed) {
+                    true => Err("never").transient(),
+                    false => Ok(()),
+                }
             })
-            .build()
-            .unwrap();
+        })
+        .build()
+        .unwrap();
     let handle = processor.handle();
-    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    let run = tokio::spawn({
+        let processor = processor.clone();
+        async move { processor.run(Shutdown::never()).await }
+    });
     tokio::time::sleep(Duration::from_secs(600)).await;
     let lane = handle.status().lanes[0].clone();
     assert_eq!(lane.waits_for, WaitsFor::Restart, "{lane:?}");
@@ -106,60 +114,18 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     let report = run.await.unwrap().unwrap();
     assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (9, 1), "{report}");
     assert_eq!(faults.events()[0].class, Class::Skipped);
-}
-
-#[tokio::test(start_paused = true)]
-async fn l8_what_was_skipped_can_be_sent_again_and_its_namesakes_are_not_skipped() {
-    let stream = stream(10);
-    let up = Arc::new(AtomicBool::new(false));
-    let told = up.clone();
-    let db = Resource::builder("db")
-        .timeout(Duration::from_secs(1))
-        .retry(Retry::none())
-        .build()
-        .unwrap();
-    let faults = memory::faults();
-    let processor = Processor::builder("p")
-        .source(stream.consumer("g"))
-        .faults(faults.clone())
-        .pipeline("all", move |flow| {
-            let told = told.clone();
-            flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
-                if **n == 4 && !told.load(Ordering::SeqCst) {
-                    return Err("never").transient();
-                }
-                Ok(())
-            })
-        })
-        .build()
-        .unwrap();
-    let (trigger, shutdown) = Shutdown::by_hand();
-    let running = processor.clone();
-    let run = tokio::spawn(async move { running.run(shutdown).await });
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let record = stream.records(0)[4].clone();
-    processor.handle().skip(record.shard(), record.position(), &by()).unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(stream.is_settled("g"));
-    assert_eq!(faults.len(), 1);
-    // what it failed at is mended: now it goes through, and so does another stream's record at this place
-    up.store(true, Ordering::SeqCst);
-    let fault = faults.events()[0].id;
-    let sent = Delivery::Resubmit { fault, attempt: 1, part: PartPath::whole() };
-    let namesake = Record::new("other", record.shard().clone(), record.position().clone(), "4");
-    let replayed = Delivery::Replay { run: fault };
-    let again = [record.clone().with_delivery(sent), record.with_delivery(replayed), namesake];
-    for record in &again[..2] {
-        let outcome = processor.process(vec![record.clone()]).await;
-        assert_eq!((outcome.settled.len(), outcome.faulted.len()), (1, 0), "{record:?}");
-    }
-    for record in &again[1..] {
-        let source = memory::records([record.clone()]).unwrap();
-        processor.run_from(source, Shutdown::never()).await.unwrap();
-    }
-    assert_eq!(faults.len(), 1);
-    trigger.pull();
-    run.await.unwrap().unwrap();
+    // the cause is mended: sent again from its fault, and in a replay, it is worked on
+    mended.store(true, Ordering::Relaxed);
+    let record = faults.events()[0].records[0].record.clone();
+    let (fault, part) = (faults.events()[0].id, PartPath::whole());
+    let again = record.clone().with_delivery(Delivery::Resubmit { fault, attempt: 1, part });
+    let done = processor.process([again]).await;
+    assert_eq!((done.settled.len(), done.faulted.len()), (1, 0));
+    let replay = Stream::new("numbers", 1);
+    replay.push_record(record.with_delivery(Delivery::Replay { run: fault })).unwrap();
+    replay.close();
+    let report = processor.run_from(replay.consumer("g"), Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].faulted, 1, "as before: {report}");
 }
 
 #[tokio::test(start_paused = true)]

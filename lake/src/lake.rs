@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -62,6 +63,27 @@ pub(crate) struct Listed {
     pub(crate) name: ObjectName,
     pub(crate) path: Path,
     pub(crate) size: u64,
+}
+
+/// How often one of many objects is looked at before all of them have to be looked at anew.
+const LOOKS: u32 = 5;
+
+/// Looks at one of many objects again where the store fails at it for the moment. A walk through all of them that
+/// ended at the first failure, to begin anew, would never come to its end in a lake that is large enough.
+// no `AsyncFn`: of one that borrows the compiler does not see that it may go to another thread
+pub(crate) async fn patiently<T, F>(look: impl Fn() -> F) -> Result<T, LakeError>
+where
+    F: Future<Output = Result<T, LakeError>>,
+{
+    let mut wait = Duration::from_millis(100);
+    for _ in 1..LOOKS {
+        match look().await {
+            Err(error) if error.is_transient() => tokio::time::sleep(wait).await,
+            looked => return looked,
+        }
+        wait *= 3;
+    }
+    look().await
 }
 
 impl Lake {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use streambreaker::{Position, ShardId};
 
 use crate::error::{Damage, LakeError};
-use crate::lake::{Lake, Listed};
+use crate::lake::{Lake, Listed, patiently};
 use crate::schema::Footer;
 
 /// How many objects are looked at at once.
@@ -187,7 +187,7 @@ impl Lake {
         }
         missing.extend(known.into_values());
         let mut looked = stream::iter(unknown)
-            .map(|object| async move { (self.open(&object.path).await, object) })
+            .map(|object| async move { (patiently(|| self.open(&object.path)).await, object) })
             .buffered(AT_ONCE);
         while let Some((opened, object)) = looked.next().await {
             match opened {

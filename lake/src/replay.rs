@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use streambreaker::source::{
@@ -83,20 +85,31 @@ pub type DryRun = Counts;
 /// the report of the run.
 #[must_use = "a source does nothing unless it is read from"]
 pub struct LakeSource {
+    replay: Replay,
+    /// It is kept, because whoever asks for a change may stop asking, again and again: a look at many objects that began
+    /// anew each time would never end.
+    opening: Option<BoxFuture<'static, Result<Shards, LakeError>>>,
+    shards: Option<Shards>,
+}
+
+type Shards = VecDeque<(ShardId, LakeReader, LakeAcker)>;
+
+/// What is replayed, and how.
+#[derive(Clone)]
+struct Replay {
     lake: Lake,
     selection: Arc<Selection>,
     run: Uuid,
     resumable: bool,
     pace: Arc<Pace>,
     progress: Progress,
-    shards: Option<VecDeque<(ShardId, LakeReader, LakeAcker)>>,
 }
 
 impl fmt::Debug for LakeSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LakeSource")
-            .field("selection", &self.selection)
-            .field("run", &self.run)
+            .field("selection", &self.replay.selection)
+            .field("run", &self.replay.run)
             .finish_non_exhaustive()
     }
 }
@@ -104,15 +117,15 @@ impl fmt::Debug for LakeSource {
 impl Lake {
     /// Replays what is selected, at full speed, from the beginning.
     pub fn replay(&self, selection: Selection) -> LakeSource {
-        LakeSource {
+        let replay = Replay {
             lake: self.clone(),
             selection: Arc::new(selection),
             run: Uuid::new_v4(),
             resumable: false,
             pace: Arc::default(),
             progress: Progress::default(),
-            shards: None,
-        }
+        };
+        LakeSource { replay, opening: None, shards: None }
     }
 
     /// Reads what is selected, and says how much it is.
@@ -180,28 +193,30 @@ impl LakeSource {
     ///
     /// The id is also part of the ids of faults: what faults again in the same run is the same fault.
     pub fn resumable(mut self, run: Uuid) -> Self {
-        self.run = run;
-        self.resumable = true;
+        self.replay.run = run;
+        self.replay.resumable = true;
         self
     }
 
     /// At most so many records a second, over all shards.
     pub fn rate(mut self, per_second: NonZeroU32) -> Self {
-        self.pace = Arc::new(Pace { per_second: Some(per_second), next: Mutex::new(None) });
+        self.replay.pace = Arc::new(Pace { per_second: Some(per_second), next: Mutex::new(None) });
         self
     }
 
     /// The id of this run.
     pub fn run_id(&self) -> Uuid {
-        self.run
+        self.replay.run
     }
 
     /// How far it is: to be asked while it runs.
     pub fn progress(&self) -> Progress {
-        self.progress.clone()
+        self.replay.progress.clone()
     }
+}
 
-    async fn open(&self) -> Result<VecDeque<(ShardId, LakeReader, LakeAcker)>, LakeError> {
+impl Replay {
+    async fn open(self) -> Result<Shards, LakeError> {
         let mut shards = VecDeque::new();
         self.progress.reset();
         for (shard, selected) in self.lake.selected(&self.selection, &self.progress).await? {
@@ -245,12 +260,15 @@ impl Source for LakeSource {
     type Acker = LakeAcker;
 
     fn caps(&self) -> Caps {
-        Caps::new("lake", self.selection.stream(), Acknowledge::Prefix)
+        Caps::new("lake", self.replay.selection.stream(), Acknowledge::Prefix)
     }
 
     async fn next(&mut self) -> Result<Option<Change<LakeReader, LakeAcker>>, SourceError> {
         if self.shards.is_none() {
-            self.shards = Some(self.open().await.map_err(source_error)?);
+            let Self { replay, opening, .. } = self;
+            let opened = opening.get_or_insert_with(|| replay.clone().open().boxed()).await;
+            self.opening = None;
+            self.shards = Some(opened.map_err(source_error)?);
         }
         let next = self.shards.as_mut().and_then(VecDeque::pop_front);
         Ok(next.map(|(shard, reader, acker)| Change::Assigned { shard, reader, acker }))

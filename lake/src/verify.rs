@@ -10,7 +10,7 @@ use serde::Serialize;
 use streambreaker::{Position, ShardId};
 
 use crate::error::{Damage, LakeError};
-use crate::lake::{Lake, Listed};
+use crate::lake::{Lake, Listed, patiently};
 use crate::manifest::join;
 use crate::schema::{Digest, Footer};
 
@@ -212,7 +212,7 @@ impl Lake {
                 seen = Seen::default();
                 shard = Some(object.name.shard.clone());
             }
-            match self.verified(&object).await {
+            match patiently(|| self.verified(&object)).await {
                 Ok((opened, _)) if opened.footer.stream != stream => {
                     let damage = Damage::Contents("its stream");
                     report

@@ -367,3 +367,32 @@ async fn s2_what_the_stream_forgot_is_read_from_the_lake_into_the_component() {
     positions.sort_unstable();
     assert_eq!(positions, (0..100).collect::<Vec<_>>(), "each of them once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_replay_whose_objects_take_long_to_look_at_begins_all_the_same() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..300);
+    for chunk in all.chunks(3) {
+        write(&lake, chunk).await;
+    }
+    // a hundred objects, sixteen at once, half a second each: the processor looks up from it many times
+    shaky.reads_take(Duration::from_millis(500));
+    let found =
+        tokio::time::timeout(Duration::from_secs(600), run(lake.replay(Selection::of("orders"))));
+    let (_, found) = found.await.expect("it has an end");
+    assert_eq!(live(found), all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_of_many_objects_one_that_the_store_fails_at_does_not_end_the_look_at_all() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for chunk in records("orders", "0", 0..60).chunks(3) {
+        write(&lake, chunk).await;
+    }
+    shaky.fails_every(5);
+    let report = lake.verify("orders").await.unwrap();
+    assert_eq!((report.records, report.findings.len()), (60, 0), "{report}");
+    assert_eq!(lake.manifest("orders").await.unwrap().objects.len(), 20);
+}

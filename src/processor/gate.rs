@@ -16,7 +16,7 @@ use super::core::Reading;
 use crate::error::{Class, StepError};
 use crate::fault::{FaultList, Refusal, hand_over};
 use crate::flow::Entry;
-use crate::record::{Position, Record, ShardId};
+use crate::record::{Position, Record};
 use crate::settle::{Batch, Count, Fate, Flag, LaneBatch};
 use crate::source::UNREADABLE;
 use crate::unit::Lineage;
@@ -31,6 +31,7 @@ pub(crate) struct Gate {
 struct Inner {
     running: Option<Suspect>,
     waiting: Vec<Waker>,
+    /// What an operator wants skipped, and where: not also in a replay, or where it is sent again from its fault.
     skips: BTreeSet<(Reading, Position)>,
 }
 
@@ -67,12 +68,12 @@ impl Suspect {
 #[derive(Clone)]
 pub(crate) struct GateKeeper {
     pub(crate) gate: Arc<Gate>,
+    /// Whether its shard is a finite batch.
+    pub(crate) finite: bool,
     /// Deliveries at which a record is given up; none where the source does not count.
     pub(crate) max_deliveries: Option<u32>,
     /// Whether this life has given one up already, in this shard and pipeline.
     pub(crate) gave_up: bool,
-    /// Stream and shard; none of a finite batch: nothing is skipped there, for what is returned is not fed again.
-    pub(crate) of: Option<(Arc<str>, ShardId)>,
 }
 
 impl Gate {
@@ -80,10 +81,17 @@ impl Gate {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Sets a record aside wherever this reading of its shard comes by it, and in no other: neither in a replay that
-    /// begins later, nor where it is sent again from that very fault.
     pub(crate) fn skip(&self, reading: Reading, position: Position) {
         self.lock().skips.insert((reading, position));
+    }
+
+    fn is_skipped(&self, record: &Record, finite: bool) -> bool {
+        let inner = self.lock();
+        !inner.skips.is_empty() && {
+            let (stream, shard) = (record.stream().into(), record.shard().clone());
+            let reading = Reading::new(stream, shard, finite, record.delivery());
+            inner.skips.contains(&(reading, record.position().clone()))
+        }
     }
 
     fn skips_any(&self) -> bool {
@@ -164,18 +172,9 @@ impl GateKeeper {
             suspect |= suspected;
             gated |= suspected
                 || record.header(UNREADABLE).is_some()
-                || (skips && self.is_skipped(record));
+                || (skips && self.gate.is_skipped(record, self.finite));
         }
         (gated, suspect)
-    }
-
-    /// Whether an operator wants it skipped.
-    fn is_skipped(&self, record: &Record) -> bool {
-        let Some((stream, shard)) = self.of.as_ref().filter(|_| self.gate.skips_any()) else {
-            return false;
-        };
-        let reading = Reading::new(stream.clone(), shard.clone(), false, record.delivery());
-        self.gate.lock().skips.contains(&(reading, record.position().clone()))
     }
 
     /// Whether the record may be what kills the process: as far as its deliveries say.
@@ -199,7 +198,7 @@ impl GateKeeper {
             let text =
                 format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
             Some(StepError::new(Class::Fault, text).with_name("Unreadable"))
-        } else if self.is_skipped(record) {
+        } else if self.gate.is_skipped(record, self.finite) {
             let error = StepError::new(Class::Skipped, "skipped by an operator");
             Some(error.with_name("Skipped"))
         } else {

@@ -200,14 +200,13 @@ impl Handle {
     }
 
     /// Sets one record aside as a fault of class [`Skipped`](crate::Class::Skipped), in every pipeline in which
-    /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it. Where it is
-    /// sent again from that fault, or replayed later, it is not skipped.
+    /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it. Where the
+    /// record comes for another reason, in a replay or from its fault, it is worked on as any.
     ///
     /// # Errors
     /// A shard that this process does not own.
     pub fn skip(&self, shard: &ShardId, position: &Position, by: &By) -> Result<(), SwitchError> {
-        let mut shards = self.0.shards();
-        shards.retain(|shard| !shard.is_finite());
+        let shards = self.0.shards();
         let mut found = false;
         for owned in shards.iter().filter(|owned| owned.id == *shard) {
             found = true;

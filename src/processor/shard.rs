@@ -134,9 +134,9 @@ impl Shard {
             }
             let keeper = GateKeeper {
                 gate: core.gate.clone(),
+                finite: finite.is_some(),
                 max_deliveries: caps.counts_deliveries.then_some(core.max_deliveries),
                 gave_up: false,
-                of: finite.is_none().then(|| (stream.clone(), id.clone())),
             };
             let (feed, more) = mpsc::unbounded_channel();
             let mut asked = keeper.clone();
@@ -196,27 +196,20 @@ impl Shard {
     /// The same, when the first records come.
     fn history_of(&self, delivery: &Delivery) -> MutexGuard<'_, History> {
         let (_, history) = self.history.get_or_init(|| {
-            let reading = self.reading_for(delivery);
+            let reading = self.reading_of(delivery);
             (reading.clone(), self.core.history(reading))
         });
         lock(history)
     }
 
-    fn reading_for(&self, delivery: &Delivery) -> Reading {
-        Reading::new(self.stream.clone(), self.id.clone(), self.is_finite(), delivery)
+    fn reading_of(&self, delivery: &Delivery) -> Reading {
+        Reading::new(self.stream.clone(), self.id.clone(), self.limits.is_none(), delivery)
     }
 
-    /// Which reading of the shard this is: the live one, as long as nothing has been read that is delivered for another
-    /// reason.
+    /// As what its records are counted; before there are any, as live ones.
     pub(crate) fn reading(&self) -> Reading {
-        match self.history.get() {
-            Some((reading, _)) => reading.clone(),
-            None => self.reading_for(&Delivery::Live),
-        }
-    }
-
-    pub(crate) fn is_finite(&self) -> bool {
-        self.limits.is_none()
+        let known = self.history.get().map(|(reading, _)| reading.clone());
+        known.unwrap_or_else(|| self.reading_of(&Delivery::Live))
     }
 
     pub(crate) fn committed(&self) -> MutexGuard<'_, Option<Position>> {

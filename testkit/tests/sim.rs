@@ -33,6 +33,8 @@ const SOMETIMES: &[&str] = &[
     "calm",
     "circuit open",
     "commit lost",
+    "compacted",
+    "compacted unit faulted",
     "crash loop",
     "drain cut off",
     "extended",
@@ -44,13 +46,18 @@ const SOMETIMES: &[&str] = &[
     "group faulted",
     "killed",
     "lease ran out",
+    "left out",
     "lost",
+    "no parts",
     "outage",
     "panic",
+    "part faulted",
     "partial bulk",
+    "published",
     "redelivered",
     "restart",
     "revoked",
+    "skipped",
     "stolen",
     "timeout",
 ];
@@ -157,8 +164,16 @@ fn every_scenario_holds_under_every_seed() {
     }
 }
 
-const TINY: [Scenario; 4] =
-    [Scenario::Tiny, Scenario::TinyGrouped, Scenario::TinyBulk, Scenario::TinyEach];
+const TINY: [Scenario; 8] = [
+    Scenario::Tiny,
+    Scenario::TinyGrouped,
+    Scenario::TinyBulk,
+    Scenario::TinyEach,
+    Scenario::TinySplit,
+    Scenario::TinyCompact,
+    Scenario::TinyPublish,
+    Scenario::TinyDedupe,
+];
 
 #[test]
 fn s6_a_kill_at_every_await_and_every_pair_of_awaits_loses_nothing() {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 use streambreaker::flow::{NewEvent, OnReplay, Publication};
 use streambreaker::memory::{Collect, Response, Verdict};
+use streambreaker::resource::{Breaker, OnExhausted, OnOpen};
 use streambreaker::sink::{Limits, Outcomes};
 use streambreaker::{Delivery, Sink};
 use tokio::time::Instant;
@@ -36,6 +37,171 @@ async fn k5_bulk_write_keeps_the_limits_and_faults_what_is_too_large_alone() {
     for request in sink.requests() {
         assert!((1..=4).contains(&request.len()) && request.iter().sum::<usize>() <= 20);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn k5_the_sizes_of_a_request_add_up_to_its_limit_and_no_further() {
+    let sink = Collect::sized(|_: &u32| 1).with_limits(Limits::items(100).with_bytes(5));
+    let (index, target) = (resource("index"), sink.clone());
+    let ran =
+        run(0..30, move |flow| flow.json::<u32>().map(|n| *n).bulk_write(&index, target.clone()))
+            .await;
+    assert_eq!(ran.fates(), (30, 0, 0));
+    assert!(sink.requests().iter().all(|request| request.len() == 5), "{:?}", sink.requests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_write_refuses_a_sink_that_takes_nothing() {
+    let mut no_items = Limits::items(1);
+    no_items.items = 0;
+    for limits in [no_items, Limits::items(1).with_bytes(0)] {
+        let index = resource("index");
+        let error = refused(move |flow| {
+            let sink = Collect::<u32>::new().with_limits(limits);
+            flow.json::<u32>().map(|n| *n).bulk_write(&index, sink)
+        });
+        assert!(error.contains("limits of the sink"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn o7_while_requests_hang_a_bulk_write_takes_no_more_than_one_request_more() {
+    // two requests of three, and what may wait: a request, or four where keys may keep each other back
+    let three = [Limits::items(3), Limits::items(100).with_bytes(30)];
+    for (limits, ordered, most) in
+        [(three[0], false, 9), (three[1], false, 9), (three[0], true, 2 * 3 + 12)]
+    {
+        let (taken, index) = (Arc::new(AtomicUsize::new(0)), resource("index"));
+        let count = taken.clone();
+        let stream = memory::stream((0..100).map(|n| n.to_string()));
+        let processor = Processor::builder("p")
+            .source(stream)
+            .faults(memory::faults())
+            .pipeline("all", move |flow| {
+                let sink = Collect::sized(|_: &u32| 10).with_limits(limits);
+                sink.respond(1_000, Response::Hang);
+                let count = count.clone();
+                let flow = flow
+                    .json::<u32>()
+                    .map(move |n| {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        *n
+                    })
+                    .bulk_write(&index, sink)
+                    .in_flight(2);
+                if ordered { flow.ordered_by(|n| *n) } else { flow }
+            })
+            .build()
+            .unwrap();
+        let run = processor.run(Shutdown::never());
+        let cut = tokio::time::timeout(Duration::from_millis(900), run).await;
+        assert!(cut.is_err());
+        assert_eq!(taken.load(Ordering::Relaxed), most, "{limits:?}, ordered: {ordered}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn o5_at_the_end_of_the_input_a_request_does_not_linger() {
+    let (index, sink, began) = (resource("index"), Collect::<u32>::new(), Instant::now());
+    let target = sink.clone();
+    let ran = run(0..5, move |flow| {
+        let window = Window::items(3).linger(Duration::from_secs(3600));
+        flow.json::<u32>().map(|n| *n).bulk_write(&index, target.clone()).window(window)
+    })
+    .await;
+    assert_eq!((ran.fates(), sink.requests()), ((5, 0, 0), vec![vec![0, 1, 2], vec![3, 4]]));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// A resource whose breaker opens after four calls of which half failed.
+fn with_breaker() -> Resource {
+    Resource::builder("index")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .breaker(
+            Breaker::failure_ratio(0.5)
+                .min_calls(4)
+                .cool_down(Duration::from_secs(3600))
+                .on_open(OnOpen::Fault),
+        )
+        .on_exhausted(OnExhausted::Fault)
+        .seed(1)
+        .build()
+        .unwrap()
+}
+
+async fn one_by_one(sink: Collect<u32>) -> (Ran, Resource) {
+    let index = with_breaker();
+    let target = index.clone();
+    let ran = run(0..10, move |flow| {
+        let window = Window::items(1);
+        flow.json::<u32>().map(|n| *n).bulk_write(&target, sink.clone()).window(window).in_flight(1)
+    })
+    .await;
+    (ran, index)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b1_f10_bulk_requests_that_fail_open_the_breaker_and_an_open_one_faults_each_item() {
+    let sink = Collect::<u32>::new();
+    sink.respond(1_000, Response::Fail(Class::Transient));
+    let (ran, _) = one_by_one(sink.clone()).await;
+    assert_eq!(ran.fates(), (0, 0, 10));
+    let open = ran.classes().iter().filter(|class| **class == Class::CircuitOpen).count();
+    assert_eq!(open, 6, "{:?}", ran.classes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b4_items_that_are_rejected_or_throttled_open_no_breaker() {
+    for (verdict, class) in [
+        (Verdict::Reject, Class::Fault),
+        (Verdict::Throttled(Duration::from_millis(1)), Class::Throttled),
+    ] {
+        let sink = Collect::<u32>::new();
+        sink.decide(move |_, _| verdict);
+        let (ran, index) = one_by_one(sink).await;
+        assert_eq!((ran.fates(), ran.classes()), ((0, 0, 10), vec![class; 10]));
+        let breaker = index.status().breaker.unwrap();
+        assert_eq!(breaker.opened, 0, "{breaker:?}");
+    }
+}
+
+/// Refuses one item, in a way that nobody handles, the first time.
+#[derive(Default)]
+struct FatalOnce(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Sink<u32> for FatalOnce {
+    fn limits(&self) -> Limits {
+        Limits::items(4)
+    }
+
+    fn size(&self, _: &u32) -> usize {
+        1
+    }
+
+    async fn write(&self, items: &[u32], outcomes: &mut Outcomes<'_>) -> Result<(), StepError> {
+        for (index, item) in items.iter().enumerate() {
+            if *item == 2 && self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                outcomes.failed(index, StepError::new(Class::Fatal, "nobody knows what this is"));
+            } else {
+                outcomes.done(index);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_an_item_that_fails_unhandled_is_no_fault_and_is_written_again() {
+    let (index, tried) = (resource("index"), Arc::new(AtomicUsize::new(0)));
+    let count = tried.clone();
+    let ran = run(0..8, move |flow| {
+        flow.json::<u32>().map(|n| *n).bulk_write(&index, FatalOnce(count.clone()))
+    })
+    .await;
+    assert_eq!((ran.fates(), ran.faults.len()), ((8, 0, 0), 0));
+    assert_eq!(tried.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(start_paused = true)]

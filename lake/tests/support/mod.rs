@@ -49,6 +49,10 @@ struct Inner {
     writes: Mutex<VecDeque<Fail>>,
     /// How many of the next reads and lists fail.
     reads_fail: AtomicUsize,
+    reads_take: Mutex<Duration>,
+    /// Every so many reads of an object one fails; 0 is none.
+    fails_every: AtomicUsize,
+    gets: AtomicUsize,
     /// Objects that lists do not show yet.
     hidden: Mutex<Vec<Path>>,
     hide_new: AtomicUsize,
@@ -83,6 +87,16 @@ impl Shaky {
 
     pub(crate) fn reads_fail(&self, times: usize) {
         self.0.reads_fail.store(times, Ordering::SeqCst);
+    }
+
+    /// Of so many reads of parquet objects one fails.
+    pub(crate) fn fails_every(&self, reads: usize) {
+        self.0.fails_every.store(reads, Ordering::SeqCst);
+    }
+
+    /// Every read of an object takes so long.
+    pub(crate) fn reads_take(&self, time: Duration) {
+        *self.0.reads_take.lock().unwrap() = time;
     }
 
     /// Lists do not show the next `objects` that are written, until `show_all`.
@@ -196,6 +210,13 @@ impl ObjectStore for Shaky {
         location: &Path,
         options: GetOptions,
     ) -> object_store::Result<GetResult> {
+        let takes = *self.0.reads_take.lock().unwrap();
+        tokio::time::sleep(takes).await;
+        let every = self.0.fails_every.load(Ordering::SeqCst);
+        let counts = every > 0 && location.as_ref().ends_with(".parquet");
+        if counts && self.0.gets.fetch_add(1, Ordering::SeqCst) % every == every - 1 {
+            return Err(broken());
+        }
         self.read()?;
         self.0.store.get_opts(location, options).await
     }

@@ -185,7 +185,7 @@ impl SimAcker {
     /// I1: what is passed has a fate in every pipeline, told in this ownership; a faulted one is durable.
     fn must_be_settled(&self, world: &mut World, index: usize) {
         let at = (self.shard, index);
-        if let Some(pipe) = world.undecided(at, self.term, self.sim.plan.shapes.len()) {
+        if let Some(pipe) = world.undecided(at, self.term, &self.sim.plan.shapes) {
             world.fail("I1", format_args!("{at:?} is passed, undecided in p{pipe}"));
         }
     }

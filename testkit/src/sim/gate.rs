@@ -34,9 +34,11 @@ pub(crate) enum Site {
     Extend,
     /// Who owns what.
     Owner,
+    /// The ledger of what has been done.
+    Ledger,
 }
 
-pub(crate) const SITES: [Site; 9] = [
+pub(crate) const SITES: [Site; 10] = [
     Site::Handler,
     Site::Bulk,
     Site::Faults,
@@ -46,6 +48,7 @@ pub(crate) const SITES: [Site; 9] = [
     Site::Release,
     Site::Extend,
     Site::Owner,
+    Site::Ledger,
 ];
 
 /// Awaits after which a life leads nowhere; one that comes to rest has a hundredth of them.

@@ -4,13 +4,16 @@ use std::panic::panic_any;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+use streambreaker::flow::NewEvent;
 use streambreaker::{
-    Class, Event, Flow, Group, Input, ProcessorBuilder, Resource, Stage, StepError, Window,
+    Class, Event, Flow, Group, ProcessorBuilder, Received, Resource, Stage, StepError, Window,
 };
 
+use super::done::SimLedger;
 use super::gate::{Act, Sim, Site};
-use super::ledger::{Body, Ended, Item, Running, pipe_name};
-use super::plan::Shape;
+use super::ledger::{Body, Ended, Item, Running, TERM, pipe_name};
+use super::plan::{Shape, rank};
 use super::sinks::BulkSink;
 use super::world::Kind;
 
@@ -43,13 +46,27 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// A call about whole events.
     async fn call<'a>(
         &self,
         events: impl IntoIterator<Item = &'a Event<Body>>,
     ) -> Result<(), StepError> {
+        self.call_about(events.into_iter().map(|event| Item::of(&self.sim, event.record()))).await
+    }
+
+    /// A call about a part of an event.
+    async fn call_part(&self, part: &PartOf) -> Result<(), StepError> {
+        let item = Item::of(&self.sim, part.event.record());
+        let shape = self.sim.plan.shapes[self.pipe];
+        self.call_about([item.map(|item| item.part(part.part, shape))]).await
+    }
+
+    async fn call_about(
+        &self,
+        items: impl IntoIterator<Item = Option<Item>>,
+    ) -> Result<(), StepError> {
         let sim = &self.sim;
-        let items: Option<Vec<Item>> =
-            events.into_iter().map(|event| Item::of(sim, event.record())).collect();
+        let items: Option<Vec<Item>> = items.into_iter().collect();
         let Some(items) = items else { return std::future::pending().await };
         let running = Running::begin(sim, self.process, self.pipe, items);
         sim.gate(Site::Handler, format!("p{} before", self.pipe)).await;
@@ -98,6 +115,10 @@ impl Caller {
             running.end(Ended::Refused);
             return Err(error(Class::Fault));
         }
+        if running.items().iter().any(|item| item.kind == Kind::Stuck) {
+            running.end(Ended::Retryable);
+            return Err(error(Class::Transient));
+        }
         running.apply(running.items());
         sim.gate(Site::Handler, format!("p{} after", self.pipe)).await;
         match act {
@@ -118,7 +139,29 @@ impl Caller {
     }
 }
 
-fn events(flow: Flow<Input>) -> Flow<impl Stage<Out = Event<Body>> + use<>> {
+/// One part of an event.
+struct PartOf {
+    event: Arc<Event<Body>>,
+    part: u32,
+}
+
+/// What is published for an event: all that it was made of.
+fn publication(event: &Event<Body>) -> Result<NewEvent, StepError> {
+    let record = event.record();
+    let body: Box<RawValue> = serde_json::from_slice(record.payload())?;
+    let term =
+        record.header(TERM).and_then(|term| std::str::from_utf8(term).ok()).unwrap_or_default();
+    Ok(NewEvent::json("said", &body)?
+        .with_key(event.key.to_string())
+        .with_tag("shard", record.shard().as_str().trim_start_matches('s'))
+        .with_tag("n", event.n.to_string())
+        .with_tag(TERM, term))
+}
+
+fn events<S>(flow: Flow<S>) -> Flow<impl Stage<Out = Event<Body>> + use<S>>
+where
+    S: Stage<Out = Received>,
+{
     flow.json::<Body>().filter(|body| body.kind != Kind::Skip.as_str())
 }
 
@@ -167,6 +210,51 @@ pub(crate) fn add_pipeline(
             let sink = BulkSink { caller: caller.clone(), items };
             let flow = events(flow).bulk_write(&dependency, sink).in_flight(requests);
             if ordered { flow.ordered_by(|body| body.key) } else { flow }
+        }),
+        shape @ Shape::Split { width } => builder.pipeline(name, move |flow| {
+            let caller = caller.clone();
+            let parts = move |event: Event<Body>| {
+                let kind =
+                    if event.kind == Kind::Poison.as_str() { Kind::Poison } else { Kind::Good };
+                let (parts, event) = (shape.parts(event.n, kind), Arc::new(event));
+                (0..parts).map(move |part| PartOf { event: event.clone(), part })
+            };
+            events(flow).split(parts).parallel(width, &dependency, async move |part: &PartOf| {
+                caller.call_part(part).await
+            })
+        }),
+        Shape::Compact { items, width, by_rank: false } => builder.pipeline(name, move |flow| {
+            let caller = caller.clone();
+            let window = Window::items(items).linger(Duration::from_millis(50));
+            events(flow).compact(|body| body.key, window).parallel(
+                width,
+                &dependency,
+                async move |event: &Event<Body>| caller.call([event]).await,
+            )
+        }),
+        Shape::Compact { items, width, by_rank: true } => builder.pipeline(name, move |flow| {
+            let caller = caller.clone();
+            let window = Window::items(items).linger(Duration::from_millis(50));
+            events(flow)
+                .compact_by(|body| body.key, |body| (rank(body.n), body.n), window)
+                .parallel(width, &dependency, async move |event: &Event<Body>| {
+                    caller.call([event]).await
+                })
+        }),
+        Shape::Publish { items, requests } => builder.pipeline(name, move |flow| {
+            let sink = BulkSink { caller: caller.clone(), items };
+            events(flow)
+                .try_map(|event| publication(&event))
+                .publish(&dependency, sink)
+                .in_flight(requests)
+        }),
+        Shape::Dedupe { width } => builder.pipeline(name, move |flow| {
+            let (caller, ledger) = (caller.clone(), SimLedger(caller.clone()));
+            events(flow.dedupe(width, &dependency, ledger.clone()))
+                .parallel(width, &dependency, async move |event: &Event<Body>| {
+                    caller.call([event]).await
+                })
+                .record_done(width, &dependency, ledger)
         }),
     }
 }

@@ -110,8 +110,8 @@ async fn give(sim: &Arc<Sim>, processor: &Processor, records: Vec<Record>) {
             if ack == Ack::Faulted {
                 let mut world = sim.world();
                 let pipes = 0..sim.plan.shapes.len();
-                let mut faults = pipes.map(|pipe| world.answers(pipe, item.at, item.term).faulted);
-                let stored = faults.any(|n| n > 0);
+                let stored =
+                    pipes.into_iter().any(|pipe| world.is_faulted(pipe, item.at, item.term));
                 world.check("I1", stored, format_args!("{:?} is faulted, not stored", item.at));
             }
         }

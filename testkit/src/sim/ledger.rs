@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use streambreaker::flow::Publication;
 use streambreaker::{Position, Record};
 
 use super::gate::Sim;
 use super::plan::Shape;
-use super::world::{At, Attempt, Kind};
+use super::source::STREAM;
+use super::world::{At, Attempt, Kind, Part, World};
 
 /// The header that says in which ownership a record was delivered.
 pub(crate) const TERM: &str = "sim-term";
@@ -39,14 +41,17 @@ pub(crate) fn pipe_name(pipe: usize) -> String {
 /// What a payload says.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Body {
+    pub(crate) n: usize,
     pub(crate) key: u64,
     pub(crate) kind: String,
 }
 
-/// A record as the world knows it.
+/// A record as the world knows it, or a part of one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Item {
     pub(crate) at: At,
+    /// 0 where it is not split.
+    pub(crate) part: u32,
     pub(crate) term: u64,
     pub(crate) key: u64,
     pub(crate) kind: Kind,
@@ -77,7 +82,45 @@ impl Item {
             && record.headers().len() == 1;
         let (key, kind) = (entry.key, entry.kind);
         world.check("I5", same, format_args!("{at:?} is not what the log has"));
-        Some(Self { at, term, key, kind })
+        Some(Self { at, part: 0, term, key, kind })
+    }
+
+    /// One part of it, in a pipeline of this shape.
+    pub(crate) fn part(self, part: u32, shape: Shape) -> Self {
+        Self { part, kind: shape.part_kind(self.at.1, part, self.kind), ..self }
+    }
+
+    pub(crate) const fn place(&self) -> Part {
+        (self.at, self.part)
+    }
+
+    /// Finds the record in the log that an event was published for, which must tell of it truly.
+    pub(crate) fn of_published(sim: &Sim, pipe: usize, event: &Publication) -> Option<Self> {
+        let mut world = sim.world();
+        let tag = |name: &str| event.tags.get(name)?.parse::<usize>().ok();
+        let found = tag("shard").zip(tag("n")).zip(tag(TERM));
+        let found = found.filter(|((shard, n), _)| {
+            world.shards.get(*shard).is_some_and(|own| *n < own.entries.len())
+        });
+        let Some((at, term)) = found else {
+            world.fail("I5", format_args!("{event:?} was made of no record of the log"));
+            return None;
+        };
+        let entry = world.entry(at);
+        let cause = format!("{STREAM}/{}/{}", shard_name(at.0), position(at.1));
+        let same = event.causation == [cause]
+            && event.time == entry.arrival
+            && event.body == entry.payload
+            && event.key.as_deref() == Some(&*entry.key.to_string());
+        let (key, kind) = (entry.key, entry.kind);
+        world.check("I5", same, format_args!("{event:?} is not what was made of {at:?}"));
+        let known = *world.published.entry(event.id).or_insert((pipe, at));
+        let what = format_args!("{} names the events of {known:?} and {at:?}", event.id);
+        world.check("F4", known == (pipe, at), what);
+        let ids = world.published.values().filter(|of| **of == (pipe, at)).count();
+        world.check("F4", ids == 1, format_args!("{at:?} is published under {ids} ids"));
+        world.sometimes("published");
+        Some(Self { at, part: 0, term: term as u64, key, kind })
     }
 }
 
@@ -96,6 +139,8 @@ pub(crate) struct Running {
     id: u64,
     pipe: usize,
     items: Vec<Item>,
+    /// So much of the shard was delivered when it began.
+    seen: usize,
     ended: bool,
 }
 
@@ -107,7 +152,8 @@ impl Running {
         let mut world = sim.world();
         let now = world.now();
         let (shard, term) = items.first().map_or((0, 0), |item| (item.at.0, item.term));
-        let bulk = matches!(shape, Shape::Bulk { .. });
+        let bulk = matches!(shape, Shape::Bulk { .. } | Shape::Publish { .. });
+        let dedupes = matches!(shape, Shape::Dedupe { .. });
         world.trace(format_args!(
             "begin p{pipe} s{shard} t{term} {:?}",
             items.iter().map(|item| item.at.1).collect::<Vec<_>>()
@@ -167,13 +213,14 @@ impl Running {
                     let entry = world.entry(at);
                     let counts = matches!(entry.kind, Kind::Good | Kind::Poison);
                     let mine = shape == Shape::Call || entry.key == item.key;
-                    let answers = world.answers(pipe, at, item.term);
+                    let answers = world.answers(pipe, (at, 0), item.term);
                     counts
                         && mine
                         && world.is_current(shard, item.term)
                         && world.delivered(at, item.term) > 0
                         && answers.done == 0
                         && !answers.refused
+                        && !world.skipped.1.contains(&at)
                 });
                 if let Some(earlier) = earlier {
                     let what = format!("{index} begins before {earlier} is decided, in p{pipe}");
@@ -182,16 +229,28 @@ impl Running {
             }
             let once = world.delivered(item.at, item.term) == 1;
             let calm = !world.fatal.contains(&(pipe, item.at.0, item.term));
-            let answers = world.answers(pipe, item.at, item.term);
-            if once && calm && answers.done > 0 {
+            let answers = world.answers(pipe, item.place(), item.term);
+            // what was done and could not be recorded is done again; so is what is part of a record that is returned
+            // for another part
+            let alone = shape.parts(item.at.1, item.kind) == 1;
+            if once && calm && answers.done > 0 && !dedupes && alone {
                 let rule = if bulk { "K2" } else { "I3" };
                 world.fail(rule, format!("{:?} was confirmed, and is tried again", item.at));
+            }
+            if once && calm && answers.faulted > 0 {
+                world.fail("F1", format!("{:?} is faulted, and is tried again", item.place()));
             }
             if once && calm && answers.refused && plan.flood.is_none() {
                 world.fail("T4", format!("{:?} was refused, and is tried again", item.at));
             }
-            let kind = matches!(item.kind, Kind::Good | Kind::Poison | Kind::Killer);
+            let kind = !matches!(item.kind, Kind::Skip | Kind::Garbled);
             world.check("I3", kind, format_args!("{:?} is no event for a handler", item.at));
+            if let Some(told) = world.recorded.get(&(pipe, item.at)).copied() {
+                // an owner from before may have recorded it after this one has looked
+                let what =
+                    format!("{:?} is done, as the ledger knows, and is tried again", item.at);
+                world.check("I3", told >= item.term, what);
+            }
         }
         let unit: Vec<At> = items.iter().map(|item| item.at).collect();
         // what is given back one by one comes again in any order
@@ -200,29 +259,33 @@ impl Running {
             let sorted = unit.is_sorted() || !once;
             world.check("F2", sorted, format_args!("out of order: {unit:?}"));
         }
+        let seen = world.seen.get(&(shard, term)).copied().unwrap_or(0);
         world.units.insert((pipe, term, unit));
         let keys = items.iter().map(|item| item.key).collect();
         let id = world.begin_attempt(Attempt { process, pipe, shard, term, keys, began: now });
         drop(world);
-        Self { sim: sim.clone(), id, pipe, items, ended: false }
+        Self { sim: sim.clone(), id, pipe, items, seen, ended: false }
     }
 
     /// The effect on the world of these items.
     pub(crate) fn apply(&self, items: &[Item]) {
         let mut world = self.sim.world();
         for item in items {
-            *world.effects.entry((self.pipe, item.at)).or_default() += 1;
+            *world.effects.entry((self.pipe, item.place())).or_default() += 1;
         }
     }
 
     /// The caller has been told that these are done.
     pub(crate) fn confirm(&self, items: &[Item]) {
         let mut world = self.sim.world();
+        let shape = self.sim.plan.shapes[self.pipe];
         for item in items {
             let once = world.delivered(item.at, item.term) == 1;
-            let answers = world.answer(self.pipe, item.at, item.term);
+            let alone = shape.parts(item.at.1, item.kind) == 1;
+            let answers = world.answer(self.pipe, item.place(), item.term);
             answers.done += 1;
-            if once && answers.faulted > 0 {
+            answers.seen = answers.seen.max(self.seen);
+            if once && answers.faulted > 0 && alone {
                 world.fail("I3", format_args!("{:?} is done, and was faulted before", item.at));
             }
         }
@@ -232,7 +295,7 @@ impl Running {
     pub(crate) fn refuse(&self, items: &[Item]) {
         let mut world = self.sim.world();
         for item in items {
-            world.answer(self.pipe, item.at, item.term).refused = true;
+            world.answer(self.pipe, item.place(), item.term).refused = true;
         }
     }
 
@@ -307,6 +370,15 @@ impl Drop for Running {
         } else if took >= timeout {
             world.sometimes("timeout");
         }
+    }
+}
+
+/// Fails where an attempt has not been ended that is over its time.
+pub(crate) fn over_time(world: &mut World, timeout: Duration) {
+    let (now, most) = (world.now(), micros(timeout) + LATE);
+    let late = world.attempts.values().map(|attempt| now - attempt.began).find(|ran| *ran > most);
+    if let Some(ran) = late {
+        world.fail("T3", format_args!("runs for {ran} us, at a timeout of {timeout:?}"));
     }
 }
 

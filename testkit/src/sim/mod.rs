@@ -17,7 +17,9 @@
 
 mod case;
 mod checkpoint;
+mod done;
 mod gate;
+mod gates;
 mod handlers;
 mod host;
 mod ledger;
@@ -33,6 +35,7 @@ mod verdict;
 mod world;
 
 pub use case::{Case, ParseCaseError};
+pub use gates::{Gates, Life};
 pub use run::{Outcome, run};
 pub use scenario::Scenario;
 pub use shrink::shrink;

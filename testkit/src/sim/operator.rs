@@ -1,12 +1,14 @@
 //! Somebody at the switches of the handle: pauses and resumes pipelines, holds breakers open and closed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use streambreaker::resource::{BreakerControl, OnOpen};
-use streambreaker::{By, Handle};
+use streambreaker::{By, Handle, ShardId};
 
 use super::gate::{Sim, Site};
-use super::ledger::pipe_name;
+use super::ledger::{pipe_name, position, shard_name};
+use super::world::{At, Kind};
 
 const DEPENDENCY: &str = "dependency";
 
@@ -41,6 +43,58 @@ pub(crate) async fn operate(sim: Arc<Sim>, handles: Vec<Handle>) {
         };
         if let Err(error) = switched {
             sim.world().fail("handle", error);
+        }
+    }
+}
+
+/// Has records skipped: those that never end, some time after they were delivered, and now and then another one.
+pub(crate) async fn skip(sim: Arc<Sim>, handles: Vec<Handle>) {
+    loop {
+        let wait = {
+            let mut world = sim.world();
+            if world.frozen || world.closed {
+                return;
+            }
+            // when all is well again it has to be done with in time
+            if world.chaos {
+                world.rng(Site::Owner).millis(500, 20_000)
+            } else {
+                Duration::from_secs(30)
+            }
+        };
+        tokio::time::sleep(wait).await;
+        let asked: Vec<(usize, At)> = {
+            let mut world = sim.world();
+            let chaos = world.chaos;
+            let mut asked = Vec::new();
+            for shard in 0..sim.plan.shards {
+                let (owner, term) = (world.shards[shard].owner, world.shards[shard].term);
+                for index in 0..world.shards[shard].entries.len() {
+                    let at = (shard, index);
+                    let kind = world.entry(at).kind;
+                    let here = world.delivered(at, term) > 0;
+                    let wanted = here
+                        && match kind {
+                            Kind::Stuck => true,
+                            Kind::Good => chaos && world.rng(Site::Owner).chance(0.01),
+                            _ => false,
+                        };
+                    if wanted && world.skipped.0.insert((owner, at)) {
+                        world.skipped.1.insert(at);
+                        world.trace(format_args!("skip {at:?}"));
+                        asked.push((owner, at));
+                    }
+                }
+            }
+            asked
+        };
+        let by = By::new("simulator", "it is returned again and again");
+        for (process, at) in asked {
+            let shard = ShardId::new(shard_name(at.0));
+            if handles[process].skip(&shard, &position(at.1), &by).is_err() {
+                // not its shard yet, or no more: it is asked again
+                sim.world().skipped.0.remove(&(process, at));
+            }
         }
     }
 }

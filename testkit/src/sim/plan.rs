@@ -25,6 +25,14 @@ pub(crate) enum Shape {
     Grouped { items: usize, width: usize },
     /// Bulk requests of up to so many, so many at once; each key in order, or not.
     Bulk { items: usize, requests: usize, ordered: bool },
+    /// Each record in parts, so many parts at once.
+    Split { width: usize },
+    /// Only the newest of a key within up to so many goes on, by position or by rank; so many at once.
+    Compact { items: usize, width: usize, by_rank: bool },
+    /// An event is published for each record, in requests of up to so many, so many at once.
+    Publish { items: usize, requests: usize },
+    /// What a ledger has as done is left out; so many at once.
+    Dedupe { width: usize },
 }
 
 impl Shape {
@@ -37,8 +45,43 @@ impl Shape {
         match self {
             Shape::Call => 1,
             Shape::Parallel(n) | Shape::ByKey(n) => n,
-            Shape::Grouped { width, .. } => width,
-            Shape::Bulk { requests, .. } => requests,
+            Shape::Grouped { width, .. } | Shape::Split { width } => width,
+            Shape::Compact { width, .. } | Shape::Dedupe { width } => width,
+            Shape::Bulk { requests, .. } | Shape::Publish { requests, .. } => requests,
+        }
+    }
+
+    /// Into how many parts the record at this index goes; some go into none.
+    pub(crate) const fn parts(self, index: usize, kind: Kind) -> u32 {
+        match (self, kind) {
+            // what is no JSON never comes so far
+            (_, Kind::Garbled) => 1,
+            (Shape::Split { .. }, _) => (index as u32 + 1) % 4,
+            _ => 1,
+        }
+    }
+
+    /// What a part of a record is: of a bad one only the last part is bad.
+    pub(crate) const fn part_kind(self, index: usize, part: u32, kind: Kind) -> Kind {
+        match kind {
+            Kind::Poison if part + 1 < self.parts(index, kind) => Kind::Good,
+            _ => kind,
+        }
+    }
+}
+
+/// Which of a key is newest, where a pipeline does not go by position.
+pub(crate) const fn rank(index: usize) -> u64 {
+    index as u64 * 7 % 5
+}
+
+impl Shape {
+    /// Whether of two records of a key the first goes on, and the second shares its fate.
+    pub(crate) fn supersedes(self, newer: usize, older: usize) -> bool {
+        match self {
+            Shape::Compact { by_rank: true, .. } => (rank(newer), newer) > (rank(older), older),
+            Shape::Compact { by_rank: false, .. } => newer > older,
+            _ => false,
         }
     }
 }
@@ -110,6 +153,8 @@ pub(crate) struct Plan {
     pub(crate) max_deliveries: Option<u32>,
     /// Somebody plays with the switches of the handle.
     pub(crate) switches: bool,
+    /// Somebody has single records skipped: those that are returned again and again, and some others.
+    pub(crate) skips: bool,
     /// Records are given a batch at a time, by a host.
     pub(crate) host: bool,
     /// Ends by a signal, or because the source ends.
@@ -129,6 +174,12 @@ fn often(rng: &mut Rng, most: f64) -> f64 {
 impl Plan {
     pub(crate) fn acknowledge(&self) -> Acknowledge {
         if self.each { Acknowledge::Each } else { Acknowledge::Prefix }
+    }
+
+    /// The pipelines that ask a ledger.
+    pub(crate) fn dedupes(&self) -> Vec<usize> {
+        let dedupes = |pipe: &usize| matches!(self.shapes[*pipe], Shape::Dedupe { .. });
+        (0..self.shapes.len()).filter(dedupes).collect()
     }
 
     /// What may happen at a site, and how likely each is.
@@ -168,6 +219,7 @@ impl Plan {
             flood: None,
             max_deliveries: None,
             switches: false,
+            skips: false,
             host: false,
             ends_by_signal: rng.chance(0.5),
             drain: Duration::from_secs(rng.pick(&[1, 5, 20])),
@@ -258,6 +310,18 @@ impl Plan {
             let acts = [Act::Revoke, Act::Lose, Act::Steal];
             self.menus.insert(Site::Owner, acts.map(|act| (act, 0.1 + often(rng, 0.3))).into());
         }
+        let ledger = [
+            (Act::Slow, 0.2),
+            (Act::Fail, 0.3),
+            (Act::Lost, 0.4),
+            (Act::Hang, 0.2),
+            (Act::HangAfter, 0.2),
+            (Act::Panic, 0.05),
+            (Act::PanicAfter, 0.05),
+            (Act::Throttle, 0.2),
+        ];
+        let ledger = ledger.map(|(act, most)| (act, often(rng, most)));
+        self.menus.insert(Site::Ledger, ledger.into());
     }
 
     /// Makes one act likelier; it keeps its place.
@@ -356,10 +420,14 @@ impl Plan {
 
     /// Whether nothing can go wrong.
     pub(crate) fn is_calm(&self) -> bool {
-        self.outages.is_empty()
+        // gates that take their time may use up a short timeout
+        let in_time = self.latency == 0.0 || self.guards.timeout > Duration::from_millis(200);
+        in_time
+            && self.outages.is_empty()
             && self.menus.values().all(|menu| menu.iter().all(|(_, chance)| *chance == 0.0))
             && self.lives.len() == 1
             && !self.switches
+            && !self.skips
             && !self.host
             && !self.log.iter().any(|(_, _, kind)| *kind == Kind::Killer)
     }
@@ -374,7 +442,8 @@ impl Plan {
         if !self.outages.is_empty() {
             names.insert("outage".into());
         }
-        if self.log.iter().any(|(_, _, kind)| !matches!(kind, Kind::Good | Kind::Killer)) {
+        let stays = |kind: &Kind| matches!(kind, Kind::Good | Kind::Killer | Kind::Stuck);
+        if self.log.iter().any(|(_, _, kind)| !stays(kind)) {
             names.insert("poison".into());
         }
         names

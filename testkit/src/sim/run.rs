@@ -10,10 +10,11 @@ use streambreaker::{Handle, Processor, Report, RunError, Shutdown, Trigger};
 use tokio::task::JoinHandle;
 
 use super::case::Case;
+use super::done::PROCESSOR;
 use super::gate::{Act, Sim, SimClock, Site};
 use super::handlers::add_pipeline;
 use super::host;
-use super::ledger::shard_name;
+use super::ledger::{over_time, shard_name};
 use super::operator;
 use super::plan::{Ending, Plan};
 use super::sinks::FaultSink;
@@ -179,7 +180,10 @@ async fn go(sim: &Arc<Sim>, ending: Ending, life: usize) {
         tokio::spawn(watch(sim.clone(), handles.clone())),
     ];
     if sim.plan.switches {
-        aside.push(tokio::spawn(operator::operate(sim.clone(), handles)));
+        aside.push(tokio::spawn(operator::operate(sim.clone(), handles.clone())));
+    }
+    if sim.plan.skips {
+        aside.push(tokio::spawn(operator::skip(sim.clone(), handles)));
     }
     match ending {
         Ending::Kill(_) => {
@@ -417,6 +421,7 @@ async fn watch(sim: Arc<Sim>, handles: Vec<Handle>) {
         for handle in &handles {
             let status = handle.status();
             let mut world = sim.world();
+            over_time(&mut world, sim.plan.guards.timeout);
             world.check("S6", status.live, "a task of the processor has died");
             if status.pipelines.values().any(|pipeline| pipeline.flood_guard == "tripped") {
                 world.sometimes("flood guard tripped");
@@ -472,7 +477,7 @@ fn build(sim: &Arc<Sim>, process: usize, life: usize) -> Result<Processor, Strin
             .min(min)
             .cool_down(Duration::from_secs(5), Duration::from_secs(60)),
     };
-    let mut builder = Processor::builder("sim")
+    let mut builder = Processor::builder(PROCESSOR)
         .instance("sim")
         .source(SimSource { sim: sim.clone(), process })
         .faults(FaultSink { sim: sim.clone(), process })

@@ -74,6 +74,18 @@ scenarios! {
     Switches = "switches",
     /// A host that gives records a batch at a time, and waits for their fates.
     Host = "host",
+    /// Records in parts.
+    Split = "split",
+    /// Only the newest of a key goes on.
+    Compact = "compact",
+    /// Events that are published.
+    Publish = "publish",
+    /// What has been done is left out.
+    Dedupe = "dedupe",
+    /// Records that are returned for ever, until an operator has them skipped.
+    Skip = "skip",
+    /// Any pipelines at all, over any source; shards move, and processes drain.
+    Mixed = "mixed",
     /// A few records and one shard, for every kill point there is.
     Tiny = "tiny",
     /// The same in groups.
@@ -82,6 +94,14 @@ scenarios! {
     TinyBulk = "tiny-bulk",
     /// The same by key, acknowledged one by one.
     TinyEach = "tiny-each",
+    /// The same in parts.
+    TinySplit = "tiny-split",
+    /// The same, only the newest of a key.
+    TinyCompact = "tiny-compact",
+    /// The same, published.
+    TinyPublish = "tiny-publish",
+    /// The same, without what has been done.
+    TinyDedupe = "tiny-dedupe",
 }
 
 impl Scenario {
@@ -236,9 +256,43 @@ impl Scenario {
                     Shape::Bulk { items: 5, requests: 2, ordered: false },
                 ])];
             }
-            Scenario::Tiny | Scenario::TinyGrouped | Scenario::TinyBulk | Scenario::TinyEach => {
-                self.shrink_plan(plan);
+            Scenario::Split => plan.shapes = vec![Shape::Split { width }],
+            Scenario::Compact => plan.shapes = vec![compact(rng, width)],
+            Scenario::Publish => plan.shapes = vec![publish(rng)],
+            Scenario::Dedupe => plan.shapes = vec![Shape::Dedupe { width }],
+            Scenario::Skip => {
+                plan.skips = true;
+                plan.guards.fault_when_exhausted = false;
+                plan.guards.return_limit = None;
+                plan.draw_log(rng, 40);
+                for _ in 0..rng.between(1, 3) {
+                    let stuck = rng.index(plan.log.len());
+                    plan.log[stuck].2 = Kind::Stuck;
+                }
+                let mut shapes = any_shapes(rng, width);
+                // only those where one can see from outside what has become of whom
+                shapes
+                    .retain(|shape| !matches!(shape, Shape::Compact { .. } | Shape::Dedupe { .. }));
+                plan.shapes = vec![rng.pick(&shapes)];
             }
+            Scenario::Mixed => {
+                let shapes = any_shapes(rng, width);
+                plan.shapes = (0..rng.between(1, 4)).map(|_| rng.pick(&shapes)).collect();
+                plan.processes = rng.pick(&[1, 1, 2]);
+                if plan.processes == 2 {
+                    for act in [Act::Revoke, Act::Lose, Act::Steal] {
+                        plan.raise(Site::Owner, act, 0.15);
+                    }
+                }
+                if rng.chance(0.3) {
+                    plan.guards.breaker = Some(rng.pick(&[OnOpen::Fault, OnOpen::Pause]));
+                    plan.guards.fault_when_exhausted = true;
+                }
+                if rng.chance(0.5) {
+                    plan.lives.insert(0, Ending::Drain(rng.millis(0, 3_000)));
+                }
+            }
+            _ => self.shrink_plan(plan),
         }
     }
 
@@ -258,10 +312,37 @@ impl Scenario {
             Scenario::TinyGrouped => Shape::Grouped { items: 2, width: 2 },
             Scenario::TinyBulk => Shape::Bulk { items: 2, requests: 2, ordered: false },
             Scenario::TinyEach => Shape::ByKey(2),
+            Scenario::TinySplit => Shape::Split { width: 2 },
+            Scenario::TinyCompact => Shape::Compact { items: 2, width: 2, by_rank: false },
+            Scenario::TinyPublish => Shape::Publish { items: 2, requests: 2 },
+            Scenario::TinyDedupe => Shape::Dedupe { width: 2 },
             _ => Shape::Parallel(2),
         }];
         plan.lives = vec![Ending::Heal(Duration::ZERO)];
     }
+}
+
+fn compact(rng: &mut Rng, width: usize) -> Shape {
+    Shape::Compact { items: rng.pick(&[1, 2, 5, 50]), width, by_rank: rng.chance(0.5) }
+}
+
+fn publish(rng: &mut Rng) -> Shape {
+    Shape::Publish { items: rng.pick(&[1, 3, 20]), requests: rng.pick(&[1, 2, 4]) }
+}
+
+/// One of each kind.
+fn any_shapes(rng: &mut Rng, width: usize) -> Vec<Shape> {
+    vec![
+        Shape::Call,
+        Shape::Parallel(width),
+        Shape::ByKey(width),
+        Shape::Grouped { items: rng.pick(&[1, 3, 20]), width },
+        Shape::Bulk { items: rng.pick(&[1, 3, 20]), requests: 2, ordered: rng.chance(0.5) },
+        Shape::Split { width },
+        compact(rng, width),
+        publish(rng),
+        Shape::Dedupe { width },
+    ]
 }
 
 fn heal_at(plan: &mut Plan, at: Duration) {

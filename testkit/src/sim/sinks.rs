@@ -1,10 +1,12 @@
 //! Fake sinks: the bulk API that a pipeline writes to, and the sink of faults.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use streambreaker::fault::FaultEvent;
+use streambreaker::flow::Publication;
 use streambreaker::sink::{Limits, Outcomes, Sink};
 use streambreaker::{Class, Event, StepError};
 
@@ -12,7 +14,7 @@ use super::gate::{Act, Sim, Site};
 use super::handlers::{Caller, error, injected_panic};
 use super::ledger::{Body, Item, Running};
 use super::plan::Shape;
-use super::world::{At, Kind, Stored};
+use super::world::{At, Kind, Part, Stored};
 
 /// How one item of a request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,33 @@ impl Fate {
     }
 }
 
+/// What a request of a pipeline may consist of.
+pub(crate) trait Written: Send + Sync {
+    /// The record that it is about.
+    fn item(&self, sim: &Sim, pipe: usize) -> Option<Item>;
+    fn size(&self) -> usize;
+}
+
+impl Written for Event<Body> {
+    fn item(&self, sim: &Sim, _: usize) -> Option<Item> {
+        Item::of(sim, self.record())
+    }
+
+    fn size(&self) -> usize {
+        self.record().payload().len()
+    }
+}
+
+impl Written for Publication {
+    fn item(&self, sim: &Sim, pipe: usize) -> Option<Item> {
+        Item::of_published(sim, pipe, self)
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+}
+
 /// The fake bulk API.
 pub(crate) struct BulkSink {
     pub(crate) caller: Arc<Caller>,
@@ -81,23 +110,18 @@ pub(crate) struct BulkSink {
 }
 
 #[async_trait]
-impl Sink<Event<Body>> for BulkSink {
+impl<T: Written> Sink<T> for BulkSink {
     fn limits(&self) -> Limits {
         Limits::items(self.items)
     }
 
-    fn size(&self, event: &Event<Body>) -> usize {
-        event.record().payload().len()
+    fn size(&self, event: &T) -> usize {
+        event.size()
     }
 
-    async fn write(
-        &self,
-        events: &[Event<Body>],
-        outcomes: &mut Outcomes<'_>,
-    ) -> Result<(), StepError> {
+    async fn write(&self, events: &[T], outcomes: &mut Outcomes<'_>) -> Result<(), StepError> {
         let Caller { sim, process, pipe } = &*self.caller;
-        let items: Option<Vec<Item>> =
-            events.iter().map(|event| Item::of(sim, event.record())).collect();
+        let items: Option<Vec<Item>> = events.iter().map(|event| event.item(sim, *pipe)).collect();
         let Some(items) = items else { return std::future::pending().await };
         {
             let fits = !items.is_empty() && items.len() <= self.items;
@@ -134,6 +158,7 @@ impl Sink<Event<Body>> for BulkSink {
             .iter()
             .map(|item| match (item.kind, act) {
                 (Kind::Poison, _) => Fate::Reject,
+                (Kind::Stuck, _) => Fate::Retry,
                 (_, Act::Mixed) => Fate::draw(sim, Site::Bulk),
                 (_, Act::Silent | Act::Lost) => Fate::Silent,
                 _ => Fate::Done,
@@ -178,6 +203,21 @@ impl Sink<Event<Body>> for BulkSink {
     }
 }
 
+/// The parts that a fault is about: all of a record, where it names none.
+fn places<'a>(
+    shape: Shape,
+    items: &'a [Item],
+    paths: &'a [Vec<u32>],
+) -> impl Iterator<Item = Part> + 'a {
+    items.iter().zip(paths).flat_map(move |(item, path)| {
+        let parts = match path[..] {
+            [part, ..] => part..part + 1,
+            [] => 0..shape.parts(item.at.1, item.kind).max(1),
+        };
+        parts.map(|part| (item.at, part))
+    })
+}
+
 /// The fake sink of faults.
 pub(crate) struct FaultSink {
     pub(crate) sim: Arc<Sim>,
@@ -201,23 +241,50 @@ impl FaultSink {
         let Some(pipe) = pipe else { return world.fail("F1", "a fault of no pipeline") };
         let records: Vec<At> = items.iter().map(|item| item.at).collect();
         let term = items[0].term;
-        let called = !matches!(event.class, Class::CircuitOpen | Class::CrashLoop)
+        let shape = sim.plan.shapes[pipe];
+        let called = !matches!(event.class, Class::CircuitOpen | Class::CrashLoop | Class::Skipped)
             && !matches!(event.stage.as_str(), "json" | "filter" | "input");
         if called {
-            let grouped = matches!(sim.plan.shapes[pipe], Shape::Grouped { .. });
-            let whole = if grouped {
-                world.units.contains(&(pipe, term, records.clone()))
-            } else {
-                records.len() == 1
+            let whole = match shape {
+                Shape::Grouped { .. } => world.units.contains(&(pipe, term, records.clone())),
+                Shape::Compact { .. } => {
+                    let of_one_key = items.iter().all(|item| item.key == items[0].key);
+                    let goes_on = |new: &&At| {
+                        records.iter().all(|old| old == *new || shape.supersedes(new.1, old.1))
+                    };
+                    let newest = records.iter().find(goes_on);
+                    let unit = newest.map(|newest| (pipe, term, vec![*newest]));
+                    of_one_key && unit.is_some_and(|unit| world.units.contains(&unit))
+                }
+                _ => records.len() == 1,
             };
             world.check("F2", whole, format_args!("a fault of {records:?}, which is no unit"));
+        }
+        if matches!(shape, Shape::Compact { .. }) && records.len() > 1 {
+            world.sometimes("compacted unit faulted");
+        }
+        let paths: Vec<Vec<u32>> =
+            event.records.iter().map(|record| record.part.indices().to_vec()).collect();
+        let fits = items.iter().zip(&paths).all(|(item, path)| match path[..] {
+            [] => true,
+            [part] => part < shape.parts(item.at.1, item.kind),
+            _ => false,
+        });
+        world.check("F2", fits, format_args!("a fault of the parts {paths:?} of {records:?}"));
+        if paths.iter().any(|path| !path.is_empty()) {
+            world.sometimes("part faulted");
+        }
+        if event.class == Class::Skipped {
+            world.sometimes("skipped");
+            let asked = records.iter().all(|at| world.skipped.1.contains(at));
+            world.check("F1", asked, format_args!("{records:?} skipped, and nobody asked for it"));
         }
         if event.class == Class::CrashLoop {
             world.sometimes("crash loop");
             // a record of another shard may wait its turn for as many deliveries as the guilty one runs; nobody
             // remembers what an earlier life gave back, or what came again in spite of being decided
             let excused = |item: &Item| {
-                let answers = world.answers(pipe, item.at, item.term);
+                let answers = world.answers(pipe, item.place(), item.term);
                 world.entry(item.at).given_back.1 || answers.done + answers.faulted > 0
             };
             let guilty = sim.plan.shards > 1
@@ -229,21 +296,23 @@ impl FaultSink {
             stage: event.stage.clone(),
             class: event.class.as_str().to_owned(),
             records: records.clone(),
+            paths: paths.clone(),
         };
         world.trace(format_args!("stored {} p{pipe} {records:?} {}", event.id, event.class));
         let same = world.faults.iter().find(|(_, known)| {
-            (known.pipe, &known.stage, &known.records)
-                == (stored.pipe, &stored.stage, &stored.records)
+            (known.pipe, &known.stage, &known.records, &known.paths)
+                == (stored.pipe, &stored.stage, &stored.records, &stored.paths)
         });
         let id_of_same = same.map(|(id, _)| *id);
         let what = format_args!("{records:?} has two fault ids in p{pipe}");
         world.check("F4", id_of_same.is_none_or(|id| id == event.id), what);
         if let Some(known) = world.faults.get(&event.id) {
-            let alike = known.records == stored.records && known.pipe == stored.pipe;
+            let alike = (known.pipe, &known.records, &known.paths)
+                == (stored.pipe, &stored.records, &stored.paths);
             world.check("F4", alike, format_args!("{} names two faults", event.id));
         }
-        for at in &records {
-            world.faults_of.entry((pipe, *at)).or_default().insert(event.id);
+        for place in places(shape, &items, &paths) {
+            world.faults_of.entry((pipe, place)).or_default().insert(event.id);
         }
         world.faults.insert(event.id, stored);
     }
@@ -256,12 +325,24 @@ impl FaultSink {
         let pipe = event.pipeline.strip_prefix('p').and_then(|pipe| pipe.parse::<usize>().ok());
         let mut world = sim.world();
         world.processes[self.process].confirmed_faults += 1;
-        for item in items {
-            let once = world.delivered(item.at, item.term) == 1;
-            let answers = world.answer(pipe.unwrap_or(usize::MAX), item.at, item.term);
+        // what is no pipeline was told when it was stored
+        let Some(pipe) = pipe.filter(|pipe| *pipe < sim.plan.shapes.len()) else { return };
+        let shape = sim.plan.shapes[pipe];
+        let paths: Vec<Vec<u32>> =
+            event.records.iter().map(|record| record.part.indices().to_vec()).collect();
+        let term = items.first().map_or(0, |item| item.term);
+        let kinds: BTreeMap<At, Kind> = items.iter().map(|item| (item.at, item.kind)).collect();
+        // what was done, and could not be recorded, may be faulted for that
+        let dedupes = matches!(shape, Shape::Dedupe { .. });
+        for (at, part) in places(shape, &items, &paths) {
+            let once = world.delivered(at, term) == 1;
+            let answers = world.answer(pipe, (at, part), term);
             answers.faulted += 1;
-            if once && answers.done > 0 {
-                world.fail("I3", format_args!("{:?} is faulted, and was done", item.at));
+            // a part that is done again, for another one that was returned, may end otherwise
+            let alone = shape.parts(at.1, kinds[&at]) == 1;
+            let twice = answers.done > 0 && alone && !dedupes;
+            if once && twice {
+                world.fail("I3", format_args!("{at:?} is faulted, and was done"));
             }
         }
     }

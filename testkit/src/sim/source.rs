@@ -215,7 +215,8 @@ impl SimReader {
         let all = own.entries.len();
         let now = world.now();
         let candidates: Vec<usize> = match plan.each {
-            false => (self.next..all).collect(),
+            // what the stream keeps no longer does not come again either
+            false => (self.next..all).filter(|index| !own.entries[*index].gone).collect(),
             true => (0..all)
                 .filter(|index| match own.entries[*index].ack {
                     AckState::Free(at) => at <= now,
@@ -226,7 +227,7 @@ impl SimReader {
         };
         if candidates.is_empty() {
             let over = match plan.each {
-                false => self.next >= all,
+                false => true,
                 true => own.entries.iter().all(|entry| entry.ack == AckState::Acked),
             };
             return (world.closed && over).then_some(Read::End);
@@ -248,6 +249,8 @@ impl SimReader {
                 taken.push(record.clone());
                 *world.delivered.entry(((self.shard, index), self.term)).or_default() += 1;
             }
+            let seen = world.seen.entry((self.shard, self.term)).or_default();
+            *seen = (*seen).max(index + 1);
             let own = &mut world.shards[self.shard];
             if copies == 2 {
                 self.again = true;
@@ -264,7 +267,7 @@ impl SimReader {
         }
         world.trace(format_args!("s{} t{} delivers {taken:?}", self.shard, self.term));
         if !plan.each && !self.again {
-            let settled = world.settled_prefix(self.shard, self.term, plan.shapes.len());
+            let settled = world.settled_prefix(self.shard, self.term, &plan.shapes);
             let kept = |index: &usize| !world.entry((self.shard, *index)).gone;
             let held = (settled..self.next).filter(kept).count();
             let what = format!("{held} in flight, of {}", plan.in_flight);

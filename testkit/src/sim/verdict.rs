@@ -7,7 +7,7 @@ use streambreaker::Report;
 use super::gate::Sim;
 use super::plan::Shape;
 use super::run::faults_good_ones;
-use super::world::{Kind, Process};
+use super::world::{Kind, Process, Stored, World};
 
 /// What must hold of every record when all has come to rest.
 pub(crate) fn check_ledger(sim: &Arc<Sim>) {
@@ -19,33 +19,57 @@ pub(crate) fn check_ledger(sim: &Arc<Sim>) {
         for index in 0..world.shards[shard].entries.len() {
             let at = (shard, index);
             let (kind, gone) = (world.entry(at).kind, world.entry(at).gone);
-            for (pipe, shape) in plan.shapes.iter().enumerate() {
-                let effects = world.effects.get(&(pipe, at)).copied().unwrap_or(0);
-                let faults = world.faults_of.get(&(pipe, at)).map_or(0, |ids| ids.len());
-                let grouped = matches!(shape, Shape::Grouped { .. });
+            // every record, part by part; one that goes into no parts is none of a handler's
+            let places = plan.shapes.iter().enumerate().flat_map(|(pipe, shape)| {
+                let parts = shape.parts(index, kind);
+                (0..parts.max(1)).map(move |part| match parts {
+                    0 => (pipe, *shape, part, Kind::Skip),
+                    _ => (pipe, *shape, part, shape.part_kind(index, part, kind)),
+                })
+            });
+            for (pipe, shape, part, kind) in places.collect::<Vec<_>>() {
+                let effects_on = |world: &World, index: usize, part: u32| {
+                    world.effects.get(&(pipe, ((shard, index), part))).copied().unwrap_or(0)
+                };
+                let effects = effects_on(&world, index, part);
+                let ids = world.faults_of.get(&(pipe, (at, part)));
+                let faults = ids.map_or(0, |ids| ids.len());
+                let shares = world.newer(shape, at).any(|newer| effects_on(&world, newer, 0) > 0);
+                let grouped = matches!(shape, Shape::Grouped { .. } | Shape::Compact { .. });
+                if plan.shapes.len() == 1 && kind == Kind::Skip && kind != world.entry(at).kind {
+                    world.sometimes("no parts");
+                }
+                if shares && effects == 0 && faults == 0 {
+                    world.sometimes("compacted");
+                }
                 let what = |text: &str| {
                     format!(
-                        "{at:?} ({kind:?}) in p{pipe}: {effects} effects, {faults} faults: {text}"
+                        "{at:?} part {part} ({kind:?}) in p{pipe}: {effects} effects, {faults} faults: {text}"
                     )
                 };
                 match kind {
                     Kind::Skip => {
                         // of several shards an innocent record may be taken for the killer, before any filter
-                        let suspected = world.faults_of.get(&(pipe, at)).is_some_and(|ids| {
-                            ids.iter().all(|id| world.faults[id].class == "crash_loop")
-                        });
-                        let none = effects == 0 && (faults == 0 || suspected && plan.shards > 1);
+                        // and before any filter a ledger may fail, or an operator skip it
+                        let before = |fault: &Stored| match &*fault.class {
+                            "crash_loop" => plan.shards > 1,
+                            class => class == "skipped" || fault.stage == "dedupe",
+                        };
+                        let ids = world.faults_of.get(&(pipe, (at, part)));
+                        let before = ids.into_iter().flatten().all(|id| before(&world.faults[id]));
+                        let none = effects == 0 && before;
                         world.check("I3", none, what("it was to be kept out"));
                     }
-                    Kind::Poison | Kind::Garbled | Kind::Killer => {
+                    Kind::Poison | Kind::Garbled | Kind::Killer | Kind::Stuck => {
                         world.check("I4", effects == 0, what("it cannot have an effect"));
-                        world.check("I1", gone || faults > 0, what("it is lost"));
+                        world.check("I1", gone || faults > 0 || shares, what("it is lost"));
                     }
                     Kind::Good => {
-                        world.check("I1", gone || effects > 0 || faults > 0, what("it is lost"));
+                        let kept = gone || effects > 0 || faults > 0 || shares;
+                        world.check("I1", kept, what("it is lost"));
                         if calm {
                             let one = effects == 1 && faults == 0
-                                || grouped && effects == 0 && faults == 1;
+                                || grouped && effects == 0 && (faults == 1 || shares);
                             world.check("I4", gone || one, what("nothing went wrong"));
                         }
                     }

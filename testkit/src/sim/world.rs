@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use streambreaker::Timestamp;
+use streambreaker::{ShardId, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::done;
 use super::gate::{SITES, Site};
-use super::plan::Plan;
+use super::ledger::{position, shard_name};
+use super::plan::{Plan, Shape};
 use super::rng::Rng;
 
 /// The wall clock of the world at its beginning, in seconds.
@@ -38,6 +40,8 @@ pub(crate) enum Kind {
     Garbled,
     /// It kills the process that works on it.
     Killer,
+    /// The handler never does it, and never says that it will not.
+    Stuck,
 }
 
 impl Kind {
@@ -48,6 +52,7 @@ impl Kind {
             Kind::Poison => "poison",
             Kind::Garbled => "garbled",
             Kind::Killer => "killer",
+            Kind::Stuck => "stuck",
         }
     }
 }
@@ -102,13 +107,18 @@ pub(crate) struct Shard {
 /// A record by its place: shard and index.
 pub(crate) type At = (usize, usize);
 
-/// What the world answered for a record, in one pipeline and one ownership.
+/// A part of a record; part 0 of one that is not split.
+pub(crate) type Part = (At, u32);
+
+/// What the world answered for a part of a record, in one pipeline and one ownership.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Answers {
     pub(crate) done: u32,
     pub(crate) faulted: u32,
     /// The handler refused it for good: a fault must follow.
     pub(crate) refused: bool,
+    /// So much of the shard was delivered when the attempt began that did it.
+    pub(crate) seen: usize,
 }
 
 /// A durable fault event.
@@ -118,6 +128,8 @@ pub(crate) struct Stored {
     pub(crate) stage: String,
     pub(crate) class: String,
     pub(crate) records: Vec<At>,
+    /// The part of each of them.
+    pub(crate) paths: Vec<Vec<u32>>,
 }
 
 /// An attempt that runs.
@@ -177,10 +189,21 @@ pub(crate) struct World {
     pub(crate) rngs: BTreeMap<Site, Rng>,
     /// How often each record was delivered to an ownership.
     pub(crate) delivered: BTreeMap<(At, u64), u32>,
-    pub(crate) answers: BTreeMap<(usize, At, u64), Answers>,
-    pub(crate) effects: BTreeMap<(usize, At), u32>,
+    pub(crate) answers: BTreeMap<(usize, Part, u64), Answers>,
+    pub(crate) effects: BTreeMap<(usize, Part), u32>,
     pub(crate) faults: BTreeMap<Uuid, Stored>,
-    pub(crate) faults_of: BTreeMap<(usize, At), BTreeSet<Uuid>>,
+    pub(crate) faults_of: BTreeMap<(usize, Part), BTreeSet<Uuid>>,
+    /// What each published event was made of, by its id.
+    pub(crate) published: BTreeMap<Uuid, (usize, At)>,
+    /// The pipelines that ask a ledger, and what it calls a record.
+    pub(crate) dedupes: Vec<usize>,
+    pub(crate) in_ledger: BTreeMap<Uuid, (usize, At)>,
+    /// What the ledger has as done, and in which ownership of the shard it was told.
+    pub(crate) recorded: BTreeMap<(usize, At), u64>,
+    /// What an operator had skipped, by process; that of this life, and that of all lives.
+    pub(crate) skipped: (BTreeSet<(usize, At)>, BTreeSet<At>),
+    /// The highest index that was delivered to an ownership, and one.
+    pub(crate) seen: BTreeMap<(usize, u64), usize>,
     /// Units that a handler was called with, by pipeline and ownership.
     pub(crate) units: BTreeSet<(usize, u64, Vec<At>)>,
     pub(crate) attempts: BTreeMap<u64, Attempt>,
@@ -232,6 +255,12 @@ impl World {
             effects: BTreeMap::new(),
             faults: BTreeMap::new(),
             faults_of: BTreeMap::new(),
+            published: BTreeMap::new(),
+            dedupes: plan.dedupes(),
+            in_ledger: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            skipped: (BTreeSet::new(), BTreeSet::new()),
+            seen: BTreeMap::new(),
             units: BTreeSet::new(),
             attempts: BTreeMap::new(),
             next_attempt: 0,
@@ -276,6 +305,7 @@ impl World {
         self.stop = Arc::default();
         self.more = Arc::default();
         self.attempts.clear();
+        self.skipped.0.clear();
         for process in &mut self.processes {
             *process = Process::default();
         }
@@ -354,6 +384,12 @@ impl World {
             ack: AckState::Free(0),
             given_back: (false, false),
         });
+        for pipe in self.dedupes.clone() {
+            match done::id_of(pipe, ShardId::new(shard_name(shard)), position(n)) {
+                Some(id) => drop(self.in_ledger.insert(id, (pipe, (shard, n)))),
+                None => self.fail("build", "no ledger was asked for a record"),
+            }
+        }
         self.more.notify_waiters();
     }
 
@@ -396,12 +432,12 @@ impl World {
         self.delivered.get(&(at, term)).copied().unwrap_or(0)
     }
 
-    pub(crate) fn answers(&self, pipe: usize, at: At, term: u64) -> Answers {
-        self.answers.get(&(pipe, at, term)).copied().unwrap_or_default()
+    pub(crate) fn answers(&self, pipe: usize, part: Part, term: u64) -> Answers {
+        self.answers.get(&(pipe, part, term)).copied().unwrap_or_default()
     }
 
-    pub(crate) fn answer(&mut self, pipe: usize, at: At, term: u64) -> &mut Answers {
-        self.answers.entry((pipe, at, term)).or_default()
+    pub(crate) fn answer(&mut self, pipe: usize, part: Part, term: u64) -> &mut Answers {
+        self.answers.entry((pipe, part, term)).or_default()
     }
 
     pub(crate) fn entry(&self, (shard, index): At) -> &Entry {
@@ -409,22 +445,52 @@ impl World {
     }
 
     /// Whether a record has a fate in every pipeline, so far as the world has been told in this ownership.
-    pub(crate) fn undecided(&self, at: At, term: u64, pipes: usize) -> Option<usize> {
+    pub(crate) fn undecided(&self, at: At, term: u64, shapes: &[Shape]) -> Option<usize> {
         let entry = self.entry(at);
         if entry.gone || entry.kind == Kind::Skip {
             return None;
         }
-        (0..pipes).find(|pipe| {
-            let answers = self.answers(*pipe, at, term);
-            answers.done + answers.faulted == 0
+        (0..shapes.len()).find(|pipe| !self.is_decided(*pipe, shapes[*pipe], at, term))
+    }
+
+    fn is_decided(&self, pipe: usize, shape: Shape, at: At, term: u64) -> bool {
+        let told = |part: u32| {
+            let answers = self.answers(pipe, (at, part), term);
+            // what the handler did counts only when the ledger has it
+            let done = answers.done > 0 && !matches!(shape, Shape::Dedupe { .. });
+            done || answers.faulted > 0
+        };
+        (0..shape.parts(at.1, self.entry(at).kind)).all(told)
+            || self.recorded.contains_key(&(pipe, at))
+            || self.newer(shape, at).any(|newer| {
+                let answers = self.answers(pipe, ((at.0, newer), 0), term);
+                answers.done > 0 && answers.seen > at.1
+            })
+    }
+
+    /// Whether a fault of a record, or of a part of it, is durable and confirmed in this ownership.
+    pub(crate) fn is_faulted(&self, pipe: usize, at: At, term: u64) -> bool {
+        let first = (pipe, (at, 0), term);
+        let own =
+            self.answers.range(first..).take_while(|((p, (a, _), _), _)| (*p, *a) == (pipe, at));
+        own.into_iter().any(|((_, _, t), answers)| *t == term && answers.faulted > 0)
+    }
+
+    /// The records whose fate one may share, because they are newer ones of its key.
+    pub(crate) fn newer(&self, shape: Shape, (shard, older): At) -> impl Iterator<Item = usize> {
+        let entries = &self.shards[shard].entries;
+        // most pipelines have none
+        let most = if matches!(shape, Shape::Compact { .. }) { entries.len() } else { 0 };
+        (0..most).filter(move |newer| {
+            entries[*newer].key == entries[older].key && shape.supersedes(*newer, older)
         })
     }
 
     /// The first index of a shard that is not decided, from where the present ownership began.
-    pub(crate) fn settled_prefix(&self, shard: usize, term: u64, pipes: usize) -> usize {
+    pub(crate) fn settled_prefix(&self, shard: usize, term: u64, shapes: &[Shape]) -> usize {
         let own = &self.shards[shard];
         (own.start..own.entries.len())
-            .find(|index| self.undecided((shard, *index), term, pipes).is_some())
+            .find(|index| self.undecided((shard, *index), term, shapes).is_some())
             .unwrap_or(own.entries.len())
     }
 
