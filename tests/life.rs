@@ -432,3 +432,120 @@ fn s7_a_handler_that_blocks_its_thread_does_not_stop_the_other_shards() {
     });
     assert_eq!(report.pipelines["all"].done, 2 * EACH, "{report}");
 }
+
+/// A broker that hands out ten records, and nothing more before it hears of one of them.
+#[derive(Clone)]
+struct Prefetch(Arc<(Mutex<Handed>, tokio::sync::Notify)>);
+
+#[derive(Default)]
+struct Handed {
+    next: u64,
+    open: std::collections::BTreeSet<Position>,
+    /// How many a call of the acker was about, at most.
+    largest: usize,
+}
+
+impl Prefetch {
+    const MOST: u64 = 10;
+    const ALL: u64 = 1_000;
+}
+
+#[async_trait]
+impl Reader for Prefetch {
+    async fn read(&mut self, room: Room) -> Result<Read, SourceError> {
+        let (handed, news) = &*self.0;
+        loop {
+            {
+                let mut handed = handed.lock().unwrap();
+                let left = Self::MOST - handed.open.len() as u64;
+                let count = left.min(room.records as u64).min(Self::ALL - handed.next);
+                if count > 0 {
+                    let range = handed.next..handed.next + count;
+                    let record =
+                        |n: u64| Record::new("prefetch", "0", Position::from(n), n.to_string());
+                    let records: Vec<_> = range.map(record).collect();
+                    handed.open.extend(records.iter().map(|record| record.position().clone()));
+                    handed.next += count;
+                    return Ok(Read::Records {
+                        records,
+                        behind: Behind::records(Self::ALL - handed.next),
+                    });
+                }
+                if handed.next == Self::ALL {
+                    return Ok(Read::End);
+                }
+            }
+            news.notified().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Acker for Prefetch {
+    async fn settle(&mut self, settled: Settled<'_>) -> Result<(), CommitError> {
+        let Settled::Each(settled) = settled else {
+            return Err(CommitError::transient("one by one"));
+        };
+        let (handed, news) = &*self.0;
+        let mut handed = handed.lock().unwrap();
+        handed.largest = handed.largest.max(settled.len());
+        for (position, _) in settled {
+            assert!(
+                handed.open.remove(position),
+                "{position} was not handed out, or twice settled"
+            );
+        }
+        news.notify_one();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Source for Prefetch {
+    type Reader = Self;
+    type Acker = Self;
+
+    fn caps(&self) -> Caps {
+        Caps::new("prefetch", "prefetch", Acknowledge::Each)
+            .with_most_unsettled(Self::MOST, "prefetch")
+    }
+
+    async fn next(&mut self) -> Result<Option<Change<Self, Self>>, SourceError> {
+        if Arc::strong_count(&self.0) > 1 {
+            return Ok(None);
+        }
+        let (reader, acker) = (self.clone(), self.clone());
+        Ok(Some(Change::Assigned { shard: "0".into(), reader, acker }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_source_that_waits_to_hear_of_what_it_handed_out_hears_before_it_stands_still() {
+    let source = Prefetch(Arc::default());
+    let handed = Arc::downgrade(&source.0);
+    let (sees, largest) = (handed.clone(), Arc::new(AtomicU32::new(0)));
+    let most = largest.clone();
+    let processor = Processor::builder("p")
+        .source(source)
+        .faults(memory::faults())
+        .in_flight(Prefetch::MOST as usize, 1 << 20)
+        // by this alone it would hear once an hour
+        .commit_every(Duration::from_secs(3_600), u64::MAX)
+        .pipeline("all", move |flow| {
+            let (sees, most) = (sees.clone(), most.clone());
+            flow.json::<u64>().inspect(move |_| {
+                if let Some(handed) = sees.upgrade() {
+                    let largest = handed.0.lock().unwrap().largest as u32;
+                    most.fetch_max(largest, Ordering::Relaxed);
+                }
+            })
+        })
+        .build()
+        .unwrap();
+    let began = tokio::time::Instant::now();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["all"].done, report.unsettled()), (1_000, 0), "{report}");
+    assert!(began.elapsed() < Duration::from_secs(1), "it stood still: {:?}", began.elapsed());
+    let largest = largest.load(Ordering::Relaxed);
+    assert!((2..=10).contains(&largest), "it hears of a part at a time: {largest} at once");
+}

@@ -4,9 +4,11 @@
 //! cargo bench -p streambreaker-nats --bench by_hand
 //! ```
 //!
-//! Starts a server of its own. By hand a source is: a stream of messages, each looked at and acknowledged, the last
-//! acknowledgement confirmed. By hand a sink is: publish, and wait for each acknowledgement, so many in flight. Both in
-//! turn, several times; the best of each is compared, as what disturbs a run only ever makes it slower.
+//! Starts a server of its own. By hand a source is: a stream of messages, each looked at and acknowledged. By hand a sink
+//! is: publish, each known by its id, and wait for each acknowledgement, so many in flight. Both sides pull as many at
+//! once, may have as many open, and are done when the server says that all is acknowledged, or stored. They take turns,
+//! first the one and then the other first; of each turn the ratio is taken, and of the ratios the median, as what
+//! disturbs a machine disturbs both.
 
 #![allow(clippy::unwrap_used)] // a bench may
 
@@ -19,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use streambreaker::memory;
 use streambreaker::prelude::*;
+use streambreaker::{Record, memory};
 use streambreaker_nats::async_nats::jetstream::Context;
 use streambreaker_nats::async_nats::jetstream::consumer::PullConsumer;
 use streambreaker_nats::async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
@@ -29,11 +31,14 @@ use streambreaker_nats::async_nats::jetstream::stream::StorageType;
 use streambreaker_nats::{NatsSink, NatsSource, Publication, async_nats};
 use support::{Server, stream};
 
-const MESSAGES: u64 = 50_000;
-const ROUNDS: usize = 5;
+const MESSAGES: u64 = 300_000;
+const ROUNDS: usize = 9;
 const BODY: usize = 200;
 const IN_FLIGHT: usize = 500;
-const PENDING: usize = 2_000;
+/// Messages in a pull.
+const PULL: usize = 2_000;
+/// Messages delivered and not acknowledged.
+const PENDING: usize = 4 * PULL;
 
 fn body() -> bytes::Bytes {
     bytes::Bytes::from(vec![b'x'; BODY])
@@ -54,63 +59,77 @@ async fn consumer(context: &Context, name: &str) -> PullConsumer {
     context.create_consumer_on_stream(config, "ORDERS").await.unwrap()
 }
 
+/// Waits until the server says that all of it is delivered and acknowledged.
+async fn settled(consumer: &mut PullConsumer) {
+    loop {
+        let info = consumer.info().await.unwrap();
+        if (info.num_pending, info.num_ack_pending) == (0, 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 async fn source_by_hand(context: &Context, name: &str) -> Duration {
-    let consumer = consumer(context, name).await;
+    let mut consumer = consumer(context, name).await;
     let began = Instant::now();
-    let mut messages = consumer.stream().max_messages_per_batch(PENDING).messages().await.unwrap();
+    let mut messages = consumer.stream().max_messages_per_batch(PULL).messages().await.unwrap();
     let mut bytes = 0;
-    for n in 1..=MESSAGES {
+    for _ in 0..MESSAGES {
         let message = messages.next().await.unwrap().unwrap();
         bytes += message.payload.len();
-        match n {
-            MESSAGES => message.double_ack().await.unwrap(),
-            _ => message.ack().await.unwrap(),
-        }
+        message.ack().await.unwrap();
     }
     assert_eq!(bytes as u64, MESSAGES * BODY as u64);
+    settled(&mut consumer).await;
     began.elapsed()
 }
 
 async fn source_of_ours(context: &Context, name: &str) -> Duration {
-    consumer(context, name).await;
+    let mut consumer = consumer(context, name).await;
     let source = NatsSource::builder(context.clone(), "ORDERS", name).open().await.unwrap();
     let bytes = Arc::new(AtomicU64::new(0));
-    let (seen, (trigger, shutdown)) = (bytes.clone(), Shutdown::by_hand());
-    let trigger = Arc::new(trigger);
+    let seen = bytes.clone();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let all = Arc::new(tokio::sync::Notify::new());
+    let ready = all.clone();
     let processor = Processor::builder("bench")
         .source(source)
         .faults(memory::faults())
         .in_flight(PENDING, 64 << 20)
-        .commit_every(Duration::from_millis(20), PENDING as u64 / 4)
+        .commit_every(Duration::from_millis(20), 500)
         .pipeline("all", move |flow| {
-            let (seen, trigger) = (seen.clone(), trigger.clone());
+            let (seen, ready) = (seen.clone(), ready.clone());
             flow.inspect(move |record| {
                 let size = record.payload().len() as u64;
                 if seen.fetch_add(size, Ordering::Relaxed) + size == MESSAGES * BODY as u64 {
-                    trigger.pull();
+                    ready.notify_one();
                 }
             })
         })
         .build()
         .unwrap();
     let began = Instant::now();
-    // to the end of the drain: with the last acknowledgement confirmed
-    let report = processor.run(shutdown).await.unwrap();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    all.notified().await;
+    settled(&mut consumer).await;
     let took = began.elapsed();
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
     assert_eq!((report.pipelines["all"].done, report.unsettled()), (MESSAGES, 0), "{report}");
     took
 }
 
-async fn sink_by_hand(context: &Context) -> Duration {
+async fn sink_by_hand(context: &Context, name: &str) -> Duration {
     let began = Instant::now();
     let mut acks = FuturesUnordered::new();
-    for _ in 0..MESSAGES {
+    for n in 0..MESSAGES {
         if acks.len() == IN_FLIGHT {
             let ack: Result<_, async_nats::jetstream::context::PublishError> =
                 acks.next().await.unwrap();
             ack.unwrap();
         }
-        let message = PublishMessage::build().payload(body());
+        let message = PublishMessage::build().payload(body()).message_id(format!("{name}-{n}"));
         let ack = context.send_publish("copies.n", message).await.unwrap();
         acks.push(std::future::IntoFuture::into_future(ack));
     }
@@ -120,7 +139,7 @@ async fn sink_by_hand(context: &Context) -> Duration {
     began.elapsed()
 }
 
-async fn sink_of_ours(context: &Context) -> Duration {
+async fn sink_of_ours(context: &Context, name: &str) -> Duration {
     let sink = NatsSink::open(context.clone(), "COPIES").await.unwrap().in_flight(IN_FLIGHT / 2);
     let input = memory::Stream::new("numbers", 1);
     for _ in 0..MESSAGES {
@@ -133,11 +152,17 @@ async fn sink_of_ours(context: &Context) -> Duration {
         .concurrency(2)
         .build()
         .unwrap();
+    let name = name.to_owned();
     let processor = Processor::builder("bench")
         .source(input.consumer("g"))
         .faults(memory::faults())
         .pipeline("all", move |flow| {
-            flow.map(|record| Publication::without_id("copies.n", record.payload().clone()))
+            let name = name.clone();
+            let publication = move |record: &Record| {
+                let n = record.position().as_u64().unwrap();
+                Publication::new("copies.n", format!("{name}-{n}"), record.payload().clone())
+            };
+            flow.map(move |record| publication(&record))
                 .bulk_write(&copies, sink.clone())
                 .window(Window::items(IN_FLIGHT / 2).linger(Duration::from_millis(5)))
                 .in_flight(2)
@@ -151,13 +176,31 @@ async fn sink_of_ours(context: &Context) -> Duration {
     took
 }
 
-fn say(what: &str, hand: &[Duration], ours: &[Duration]) {
-    let rate = |all: &[Duration]| MESSAGES as f64 / all.iter().min().unwrap().as_secs_f64();
-    let (hand, ours) = (rate(hand), rate(ours));
-    println!(
-        "{what}: by hand {hand:.0}/s, with streambreaker {ours:.0}/s, ratio {:.2}",
-        ours / hand
-    );
+/// Who did it, in which order, for how long.
+#[derive(Default)]
+struct Rounds {
+    hand: Vec<f64>,
+    ours: Vec<f64>,
+}
+
+impl Rounds {
+    fn say(&self, what: &str) {
+        let median = |values: &[f64]| {
+            let mut values = values.to_vec();
+            values.sort_by(f64::total_cmp);
+            let at = |part: usize| values[(values.len() - 1) * part / 4];
+            (at(1), at(2), at(3))
+        };
+        let rate = |seconds: &[f64]| MESSAGES as f64 / median(seconds).1;
+        let ratios: Vec<f64> =
+            self.hand.iter().zip(&self.ours).map(|(hand, ours)| hand / ours).collect();
+        let (low, middle, high) = median(&ratios);
+        println!(
+            "{what}: by hand {:.0}/s, with streambreaker {:.0}/s, ratio {middle:.2} (quartiles {low:.2}, {high:.2})",
+            rate(&self.hand),
+            rate(&self.ours),
+        );
+    }
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -181,16 +224,32 @@ async fn main() {
     while let Some(ack) = acks.next().await {
         ack.unwrap();
     }
-    let (mut hand, mut ours) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        hand.push(source_by_hand(&context, &format!("hand-{round}")).await);
-        ours.push(source_of_ours(&context, &format!("ours-{round}")).await);
+    let rounds: usize =
+        std::env::var("ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let mut source = Rounds::default();
+    for round in 0..rounds {
+        for turn in [round, round + 1] {
+            let name = format!("{round}-{turn}");
+            match turn % 2 {
+                0 => source.hand.push(source_by_hand(&context, &name).await.as_secs_f64()),
+                _ => source.ours.push(source_of_ours(&context, &name).await.as_secs_f64()),
+            }
+            context.delete_consumer_from_stream(&name, "ORDERS").await.unwrap();
+        }
     }
-    say("source", &hand, &ours);
-    let (mut hand, mut ours) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        hand.push(sink_by_hand(&context).await);
-        ours.push(sink_of_ours(&context).await);
+    source.say("source");
+    let mut sink = Rounds::default();
+    let copies = context.get_stream("COPIES").await.unwrap();
+    for round in 0..rounds {
+        for turn in [round, round + 1] {
+            let name = format!("{round}-{turn}");
+            match turn % 2 {
+                0 => sink.hand.push(sink_by_hand(&context, &name).await.as_secs_f64()),
+                _ => sink.ours.push(sink_of_ours(&context, &name).await.as_secs_f64()),
+            }
+            assert_eq!(copies.get_info().await.unwrap().state.messages, MESSAGES);
+            copies.purge().await.unwrap();
+        }
     }
-    say("sink", &hand, &ours);
+    sink.say("sink");
 }

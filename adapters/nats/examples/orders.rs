@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
+use streambreaker::Report;
 use streambreaker::prelude::*;
 use streambreaker_nats::async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use streambreaker_nats::async_nats::jetstream::message::PublishMessage;
@@ -62,10 +63,9 @@ async fn publish(context: &Context) -> Result<(), async_nats::Error> {
     Ok(())
 }
 
-#[tokio::main]
-async fn main() -> Result<(), async_nats::Error> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "nats://localhost:4222".to_owned());
-    let client = async_nats::connect(&url).await.map_err(|error| {
+/// Publishes the orders, and runs until they are settled; the report, and the totals.
+pub(crate) async fn run(url: &str) -> Result<(Report, BTreeMap<String, u64>), async_nats::Error> {
+    let client = async_nats::connect(url).await.map_err(|error| {
         format!("no server at {url} ({error}): start one with `nats-server -js`, or name another")
     })?;
     let context = jetstream::new(client);
@@ -109,8 +109,17 @@ async fn main() -> Result<(), async_nats::Error> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     trigger.pull();
-    println!("{}", run.await??);
-    for (customer, cents) in all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter() {
+    let report = run.await??;
+    let totals = all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    Ok((report, totals))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), async_nats::Error> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "nats://localhost:4222".to_owned());
+    let (report, totals) = run(&url).await?;
+    println!("{report}");
+    for (customer, cents) in totals {
         println!("{customer}: {}.{:02}", cents / 100, cents % 100);
     }
     Ok(())

@@ -17,6 +17,15 @@ pub enum OpenError {
          `jetstream::with_domain`"
     )]
     NoJetStream,
+    /// A server is there, and does not answer this in time: it is slow, or the user has no leave to ask.
+    #[error(
+        "no answer in time to {what}: a user needs leave to publish to `$JS.API.>` and `$JS.ACK.>`, and to subscribe to \
+         its inbox (`_INBOX.>`, or `custom_inbox_prefix`)"
+    )]
+    NoAnswer {
+        /// What was asked for.
+        what: String,
+    },
     /// There is no such stream.
     #[error(
         "there is no stream `{stream}`: create it with `nats stream add {stream}`, or ask for it with `.create_stream(..)`"
@@ -73,6 +82,16 @@ impl OpenError {
         Self::Server { what: what.into(), source: source.into() }
     }
 
+    /// Of a request that JetStream was to answer.
+    pub(crate) fn asked(what: String, error: impl Into<BoxError>) -> Self {
+        let error = error.into();
+        match why(&*error) {
+            Some(RequestErrorKind::NoResponders) => Self::NoJetStream,
+            Some(RequestErrorKind::TimedOut) => Self::NoAnswer { what },
+            _ => Self::server(what, error),
+        }
+    }
+
     pub(crate) fn setting(
         setting: &'static str,
         of: &str,
@@ -87,13 +106,11 @@ impl OpenError {
         stream: &str,
         error: async_nats::jetstream::context::GetStreamError,
     ) -> Self {
+        let what = || format!("the request for stream `{stream}`");
         match error.kind() {
             GetStreamErrorKind::JetStream(said) => Self::of_code(stream, None, said.error_code())
-                .unwrap_or_else(|| {
-                    Self::server(format!("the request for stream `{stream}`"), error)
-                }),
-            GetStreamErrorKind::Request if no_responders(&error) => Self::NoJetStream,
-            _ => Self::server(format!("the request for stream `{stream}`"), error),
+                .unwrap_or_else(|| Self::asked(what(), error)),
+            _ => Self::asked(what(), error),
         }
     }
 
@@ -107,7 +124,7 @@ impl OpenError {
         match error.kind() {
             ConsumerErrorKind::JetStream(said) => {
                 Self::of_code(stream, Some(consumer), said.error_code())
-                    .unwrap_or_else(|| Self::server(what(), error))
+                    .unwrap_or_else(|| Self::asked(what(), error))
             }
             ConsumerErrorKind::InvalidConsumerType => Self::setting(
                 "deliver_subject",
@@ -115,8 +132,8 @@ impl OpenError {
                 "set: it is a push consumer",
                 "none: a pull consumer, which takes no more than there is room for",
             ),
-            ConsumerErrorKind::Request if no_responders(&error) => Self::NoJetStream,
-            _ => Self::server(what(), error),
+            ConsumerErrorKind::TimedOut => Self::NoAnswer { what: what() },
+            _ => Self::asked(what(), error),
         }
     }
 
@@ -135,20 +152,22 @@ impl OpenError {
     }
 }
 
-/// Whether the request reached a server, and nobody there listens.
-fn no_responders(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
+/// Why a request came to nothing, where that is what is behind an error.
+fn why(error: &(dyn std::error::Error + 'static)) -> Option<RequestErrorKind> {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    // the innermost: the client wraps one into another that says nothing
+    let found = all.filter_map(|error| {
         if let Some(request) = error.downcast_ref::<async_nats::jetstream::context::RequestError>()
         {
-            return request.kind() == RequestErrorKind::NoResponders;
+            return Some(request.kind());
         }
-        if let Some(request) = error.downcast_ref::<async_nats::RequestError>() {
-            return request.kind() == async_nats::RequestErrorKind::NoResponders;
+        match error.downcast_ref::<async_nats::RequestError>()?.kind() {
+            async_nats::RequestErrorKind::NoResponders => Some(RequestErrorKind::NoResponders),
+            async_nats::RequestErrorKind::TimedOut => Some(RequestErrorKind::TimedOut),
+            _ => None,
         }
-        next = error.source();
-    }
-    false
+    });
+    found.last()
 }
 
 /// Why a source could not be read, or a commit not be made.

@@ -38,6 +38,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(100);
 /// How often it is asked again while something is.
 const ASK: Duration = Duration::from_secs(2);
+/// Requests that the server may still have, until no more is asked for before all have come: it does not say when one
+/// is fulfilled.
+const OPEN: usize = 64;
 
 /// What a pull request may ask for, by the settings of the consumer.
 #[derive(Clone, Copy, Debug)]
@@ -119,8 +122,10 @@ pub(crate) struct Pump {
     serial: u64,
     /// Records that may come of them.
     credit: usize,
-    /// Bytes that may.
+    /// Bytes that may. Too many, as long as there is credit: what a fulfilled request did not use is not known.
     bytes: usize,
+    /// How large a message is, about: the largest of late.
+    size: usize,
     /// Whether the next record is larger than any room: it is asked for alone, of whatever size.
     alone: bool,
     /// Whether anything came since the last request.
@@ -166,6 +171,7 @@ impl Pump {
             serial: 0,
             credit: 0,
             bytes: 0,
+            size: 0,
             alone: false,
             came: false,
             news: true,
@@ -279,12 +285,23 @@ impl Pump {
         if want == 0 || self.credit.saturating_mul(2) > want {
             return Ok(());
         }
-        let most = room.bytes.saturating_sub(bytes).saturating_sub(self.bytes);
+        let left = room.bytes.saturating_sub(bytes).saturating_sub(self.bytes);
+        let needs = (want - self.credit).saturating_mul(self.size);
+        // how much room there is is known again when all has come that was asked for
+        let waits = self.alone || needs.max(1) > left || self.open.len() >= OPEN;
+        if (waits && self.credit > 0) || (left == 0 && bytes > 0) {
+            return Ok(());
+        }
         let (batch, most) = match self.alone {
-            true if self.credit == 0 => (1, 0),
-            true => return Ok(()),
-            false if most == 0 && self.credit > 0 => return Ok(()),
-            false => (want - self.credit, most.clamp(1, shared.most.bytes.min(i32::MAX as usize))),
+            true => (1, 0),
+            false => {
+                // twice what it will take: one that ends for want of bytes costs as much as one that does not
+                let most = match self.size {
+                    0 => left.div_ceil(2),
+                    _ => needs.saturating_mul(2).min(left),
+                };
+                (want - self.credit, most.clamp(1, shared.most.bytes.min(i32::MAX as usize)))
+            }
         };
         if self.inbox.is_none() {
             let prefix = shared.client.new_inbox();
@@ -360,6 +377,7 @@ impl Pump {
         self.gaps.see(&delivered);
         self.credit = self.credit.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(message.length);
+        self.size = message.length.max(self.size - self.size / 64);
         if self.credit == 0 {
             self.open.clear();
             self.bytes = 0;
@@ -433,9 +451,13 @@ impl Pump {
         if !ends && (self.news || self.asked.elapsed() >= ASK) {
             self.asked = Instant::now();
             self.news = false;
-            let pending = shared.examine().await?.num_pending;
+            let info = shared.examine().await?;
+            if info.num_waiting == 0 {
+                // a request whose bytes were used up to the last one is over without a word
+                self.forget();
+            }
             for lane in &shared.lanes {
-                lane.note_pending(pending);
+                lane.note_pending(info.num_pending);
             }
         }
         Ok(())

@@ -268,7 +268,7 @@ impl NatsFaults {
                 GetStreamByNameErrorKind::NotFound => {
                     OpenError::NoSubject { subject: subject.clone() }
                 }
-                _ => OpenError::server(
+                _ => OpenError::asked(
                     format!("the request for the stream that takes the subject `{subject}`"),
                     error,
                 ),

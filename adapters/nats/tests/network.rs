@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use streambreaker::memory;
 use streambreaker::prelude::*;
+use streambreaker_nats::async_nats::jetstream::consumer::PullConsumer;
 use streambreaker_nats::{NatsSink, Publication};
 use streambreaker_testkit::net::Proxy;
 use support::*;
@@ -78,6 +79,10 @@ async fn s1_whatever_the_network_does_each_number_arrives() {
     assert_eq!((copy.faulted, report.unsettled()), (0, 0), "{report}");
     // one whose acknowledgement was lost with a connection may come once more
     assert!(copy.done >= ALL && copy.done == copy.read, "{report}");
+    // and no delivery is reported that the server did not make; some of its own never came
+    let consumer: PullConsumer = own.get_consumer_from_stream("totals", "ORDERS").await.unwrap();
+    let made = consumer.cached_info().delivered.consumer_sequence;
+    assert!(copy.read + copy.redelivered <= made, "{made} deliveries: {report}");
     // the stream knows each by its id: however often it was sent, it is there once
     assert_eq!(copied().await, ALL);
 }

@@ -163,7 +163,14 @@ async fn s6_processes_share_a_consumer_one_is_killed_and_one_added() {
         assert_eq!((count("faulted"), count("unsettled")), (0, 0), "{name}: {said}");
         assert!(own > 0, "{name} had its share");
     }
-    // nothing is done twice but what the one that was killed had in its hands
+    // nothing is done twice but what the one that was killed had in its hands, or what its report tells came again
     let open = 300;
+    let again: u64 =
+        [&stays, &added].map(|said| said["redelivered"].as_u64().unwrap()).iter().sum();
+    let by_the_living = times
+        .iter()
+        .filter(|(number, count)| **count > 1 && !effects["killed"].contains_key(number))
+        .count();
     assert!(twice <= open, "{twice} had their effect more than once");
+    assert!(by_the_living as u64 <= again, "{by_the_living} of the living, {again} came again");
 }

@@ -155,10 +155,16 @@ async fn a_filter_with_wildcards_reads_what_it_names() {
         .open()
         .await
         .unwrap();
+    // by core NATS: who publishes need not know that there is a stream
+    let client = client(server.address()).await;
     for subject in ["orders.1.changed", "orders.1.seen", "orders.2.changed", "orders.2.eu.changed"]
     {
-        context.publish(subject, "".into()).await.unwrap().await.unwrap();
+        client.publish(subject, "".into()).await.unwrap();
     }
+    until("the stream has them", async || {
+        context.get_stream("ORDERS").await.unwrap().cached_info().state.messages == 4
+    })
+    .await;
     let (mut reader, _acker) = assigned(&mut source).await;
     let one = Room { records: 1, bytes: 1 << 20 };
     for (key, left) in [("orders.1.changed", 1), ("orders.2.changed", 0)] {
@@ -295,6 +301,35 @@ async fn o7_a_record_larger_than_the_room_comes_alone() {
         }
     }
     assert_eq!(sizes, [vec![10], vec![200_000], vec![10], vec![100_000], vec![10]]);
+}
+
+#[tokio::test]
+async fn a_request_whose_bytes_are_used_up_to_the_last_one_is_made_again() {
+    let server = Server::start();
+    let context = server.context().await;
+    context.create_stream(stream("ORDERS")).await.unwrap();
+    for _ in 0..9 {
+        context.publish("orders.1", vec![b'x'; 1_000].into()).await.unwrap().await.unwrap();
+    }
+    // subject, reply and payload; a few more or less, as servers count differently
+    for size in (1_040..1_080).chain(1_000..1_010) {
+        let name = format!("of-{size}");
+        let mut source = NatsSource::builder(context.clone(), "ORDERS", &*name)
+            .create(consumer(WAIT))
+            .open()
+            .await
+            .unwrap();
+        let (mut reader, _acker) = assigned(&mut source).await;
+        let room = Room { records: 100, bytes: 6 * size };
+        let mut count = 0;
+        while count < 9 {
+            match reader.read(room).await {
+                Ok(Read::Records { records, .. }) => count += records.len(),
+                other => panic!("{size}: {}", other.err().map(|e| cause(&e)).unwrap_or_default()),
+            }
+        }
+        context.delete_consumer_from_stream(&name, "ORDERS").await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -34,8 +35,9 @@ impl Broker {
         &self.0.as_ref().unwrap().1
     }
 
-    fn server<T>(&self, act: impl FnOnce(&mut Server) -> T) -> T {
-        act(&mut self.0.as_ref().unwrap().0.lock().unwrap())
+    fn server(&self, act: impl FnOnce(&mut Server)) -> Result<(), BoxError> {
+        act(&mut self.0.as_ref().unwrap().0.lock().unwrap());
+        Ok(())
     }
 
     async fn start(&mut self, config: StreamConfig) -> Result<(), BoxError> {
@@ -115,8 +117,8 @@ impl SourceHarness for Orders {
     }
 
     async fn restart(&self) -> Result<(), BoxError> {
-        self.0.server(Server::stop);
-        self.0.server(Server::start_again);
+        self.0.server(Server::stop)?;
+        self.0.server(Server::start_again)?;
         until("it is connected again", async || {
             self.0.context().get_stream("ORDERS").await.is_ok()
         })
@@ -138,21 +140,34 @@ fn publication(message: &StreamMessage) -> Publication {
     published
 }
 
-#[derive(Default)]
-struct Copies(Broker);
+/// A sink, with the stream that it writes to.
+trait Kind: Default + Send + Sync + 'static {
+    fn stream() -> StreamConfig;
+}
 
-impl Harness for Copies {
+#[derive(Default)]
+struct Sinks<K>(Broker, PhantomData<K>);
+
+impl<K: Kind> Harness for Sinks<K> {
     fn time(&self) -> Time {
         TIME
     }
 
     async fn setup(&mut self) -> Result<(), BoxError> {
-        let limited = StreamConfig { max_message_size: 300_000, ..stream("COPIES") };
-        self.0.start(limited).await
+        self.0.start(K::stream()).await
     }
 }
 
-impl SinkHarness for Copies {
+#[derive(Default)]
+struct Copies;
+
+impl Kind for Copies {
+    fn stream() -> StreamConfig {
+        StreamConfig { max_message_size: 300_000, ..stream("COPIES") }
+    }
+}
+
+impl SinkHarness for Sinks<Copies> {
     type Item = Publication;
     type Sink = NatsSink;
 
@@ -194,32 +209,26 @@ impl SinkHarness for Copies {
     }
 
     async fn down(&self) -> Result<(), BoxError> {
-        self.0.server(Server::kill);
-        Ok(())
+        self.0.server(Server::kill)
     }
 
     async fn up(&self) -> Result<(), BoxError> {
-        self.0.server(Server::start_again);
-        Ok(())
+        self.0.server(Server::start_again)
     }
 }
 
-sink_suite!(writes: Copies::default());
+sink_suite!(writes: Sinks::<Copies>::default());
 
 #[derive(Default)]
-struct Faults(Broker);
+struct Faults;
 
-impl Harness for Faults {
-    fn time(&self) -> Time {
-        TIME
-    }
-
-    async fn setup(&mut self) -> Result<(), BoxError> {
-        self.0.start(stream("FAULTS")).await
+impl Kind for Faults {
+    fn stream() -> StreamConfig {
+        stream("FAULTS")
     }
 }
 
-impl SinkHarness for Faults {
+impl SinkHarness for Sinks<Faults> {
     type Item = FaultEvent;
     type Sink = NatsFaults;
 
@@ -245,14 +254,12 @@ impl SinkHarness for Faults {
     }
 
     async fn down(&self) -> Result<(), BoxError> {
-        self.0.server(Server::kill);
-        Ok(())
+        self.0.server(Server::kill)
     }
 
     async fn up(&self) -> Result<(), BoxError> {
-        self.0.server(Server::start_again);
-        Ok(())
+        self.0.server(Server::start_again)
     }
 }
 
-fault_sink_suite!(keeps_faults: Faults::default());
+fault_sink_suite!(keeps_faults: Sinks::<Faults>::default());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +28,7 @@ pub struct Server {
     folder: PathBuf,
     child: Option<Child>,
     jetstream: bool,
+    configured: bool,
 }
 
 fn binary() -> PathBuf {
@@ -47,24 +48,30 @@ fn binary() -> PathBuf {
 
 impl Server {
     pub fn start() -> Self {
-        Self::with(true)
+        Self::with(true, |_| None)
     }
 
     pub fn without_jetstream() -> Self {
-        Self::with(false)
+        Self::with(false, |_| None)
     }
 
-    fn with(jetstream: bool) -> Self {
+    /// With a file of configuration. It is told the server's folder, for files of its own.
+    pub fn configured(config: impl FnOnce(&Path) -> String) -> Self {
+        Self::with(true, |folder| Some(config(folder)))
+    }
+
+    fn with(jetstream: bool, config: impl FnOnce(&Path) -> Option<String>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("streambreaker-nats-{}-{count}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        // free now, and hardly taken by somebody else before it is used
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let mut server = Self { address, folder, child: None, jetstream };
+        let config = config(&folder);
+        if let Some(config) = &config {
+            std::fs::write(folder.join("config"), config).unwrap();
+        }
+        let configured = config.is_some();
+        let mut server = Self { address: free(), folder, child: None, jetstream, configured };
         server.start_again();
         server
     }
@@ -75,6 +82,9 @@ impl Server {
         let log = std::fs::File::create(self.folder.join("log")).unwrap();
         let mut command = Command::new(binary());
         command.args(["-a", "127.0.0.1", "-p", &self.address.port().to_string()]);
+        if self.configured {
+            command.arg("-c").arg(self.folder.join("config"));
+        }
         if self.jetstream {
             command.arg("-js").arg("-sd").arg(&self.folder);
         }
@@ -129,20 +139,30 @@ impl Drop for Server {
     }
 }
 
+/// An address that is free now, and hardly taken by somebody else before it is used.
+pub fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// A context over a connection of its own, which does not give up.
 pub async fn context(address: SocketAddr) -> Context {
     jetstream::ContextBuilder::new().timeout(Duration::from_secs(2)).build(client(address).await)
 }
 
 pub async fn client(address: SocketAddr) -> Client {
-    async_nats::ConnectOptions::new()
+    options(async_nats::ConnectOptions::new())
         .retry_on_initial_connect()
-        .ping_interval(Duration::from_millis(500))
-        .reconnect_delay_callback(|_| Duration::from_millis(50))
-        .request_timeout(Some(Duration::from_secs(2)))
         .connect(address.to_string())
         .await
         .unwrap()
+}
+
+/// With short waits: a test does not wait for a connection longer than it must.
+pub fn options(options: async_nats::ConnectOptions) -> async_nats::ConnectOptions {
+    options
+        .ping_interval(Duration::from_millis(500))
+        .reconnect_delay_callback(|_| Duration::from_millis(50))
+        .request_timeout(Some(Duration::from_secs(2)))
 }
 
 pub fn stream(name: &str) -> StreamConfig {
