@@ -284,7 +284,10 @@ async fn s5_a_second_signal_ends_also_the_release_of_what_was_assigned_in_the_dr
         .drain(HOUR)
         .commit_timeout(HOUR)
         .pipeline("all", move |flow| {
-            flow.json::<u64>().call(&db, async |_: &Event<u64>| Ok(secs(7_000).await))
+            flow.json::<u64>().call(&db, async |_: &Event<u64>| {
+                secs(7_000).await;
+                Ok(())
+            })
         })
         .build()
         .unwrap();
