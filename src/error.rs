@@ -192,7 +192,18 @@ impl StepError {
     }
 }
 
-impl<E: Error + Send + Sync + 'static> From<E> for StepError {
+/// What becomes a [`StepError`] by `?`: every error type that is `Send + Sync + 'static`. Nobody has to name it, or can
+/// implement it in another way.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not become a `StepError` by itself",
+    label = "no `std::error::Error`: say what is to be done about it, as in `.fault()?` or `.transient()?`"
+)]
+pub trait Cause: Error + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<E: Error + Send + Sync + 'static> Cause for E {}
+
+impl<E: Cause> From<E> for StepError {
     #[track_caller]
     fn from(error: E) -> Self {
         Self(Box::new(Inner {

@@ -160,11 +160,17 @@
 //!
 //! | it says | do |
 //! |---|---|
-//! | *a handler returns `Result<_, StepError>`, not …*, or in a closure *expected `StepError`, found `MyError`* | end with `Ok(work(x).await?)` instead of `work(x).await`: `?` makes it a `StepError` |
-//! | *expected `Result<_, StepError>`, found `()`* | end the handler with `Ok(())` |
+//! | *a handler returns `Result<_, StepError>`, not `Result<_, MyError>`* | end with `Ok(work(x).await?)` instead of `work(x).await`: `?` makes it a `StepError` |
+//! | *a handler returns `Result<_, StepError>`, not `()`* | end the handler with `Ok(())` |
+//! | *`?` couldn't convert the error: `String: Cause` is not satisfied* | text and boxed errors are no error types: say what is to be done about them, as in `work(x).await.fault()?` |
 //! | *returning this value requires that `'1` must outlive `'2`* where a pipeline is added | write `-> Flow<impl Stage<Out = …> + use<>>`: without `use<>` the flow borrows what the function was given by reference |
 //! | *`Rc<…>` cannot be sent between threads safely* | share by `Arc`, `Mutex` or atomics; hold no guard over an `.await` |
 //! | *`…` does not write items of type `…`* | `map` the values to what the sink takes |
+//!
+//! Two of these are not in our words, and cannot be. Lifetimes are checked when all traits have been asked, where no trait
+//! has a say: that of a missing `use<>` is the compiler's own. That something is not [`Send`] is said by `Send`, which
+//! names what it is; a trait of ours in its place would say what to do and hide where, so our words are a note beside the
+//! bound that it shows.
 
 // here and not for the workspace: tests and examples may
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

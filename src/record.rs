@@ -394,8 +394,16 @@ impl Record {
     }
 
     /// The bytes that the limits in flight count: payload, key and headers.
+    #[inline]
     pub fn size(&self) -> usize {
-        self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + self.headers.size()
+        let mut size = self.payload.len();
+        if let Some(key) = &self.key {
+            size += key.len();
+        }
+        if !self.headers.is_empty() {
+            size += self.headers.size();
+        }
+        size
     }
 }
 

@@ -71,5 +71,5 @@ fn mistakes_do_not_compile_and_the_compiler_says_what_to_do() {
             assert!(text.contains(line), "{name}: the compiler does not say `{line}`, but: {text}");
         }
     }
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 9);
 }

@@ -18,8 +18,8 @@ use pin_project::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::guard::{AtOnce, Ended, Guarded, Trail, Verdict, timed_out};
-use super::panicked;
 use super::slots::{Deadlines, SlotId, Slots};
+use super::{Answer, panicked};
 use crate::error::StepError;
 use crate::unit::{Lineage, Uow};
 
@@ -38,15 +38,16 @@ pub(crate) enum Made<T, V> {
 #[inline]
 // an `async fn` would hold its arguments twice
 #[allow(clippy::manual_async_fn)]
-pub(crate) fn first<T, U, V, H, C>(
+pub(crate) fn first<T, R, V, H, C>(
     this: Arc<Guarded<H>>,
     value: T,
     slot: SlotId,
     keep: C,
 ) -> impl Future<Output = Made<T, V>>
 where
-    H: AsyncFn(&T) -> Result<U, StepError>,
-    C: Fn(T, U) -> V,
+    H: AsyncFn(&T) -> R,
+    R: Answer,
+    C: Fn(T, R::Ok) -> V,
 {
     async move {
         // the call itself may panic, not only what it returns
@@ -54,19 +55,19 @@ where
             Ok(call) => call,
             Err(panic) => return Made::Panicked(panic),
         };
-        let answer = Attempt { call, deadlines: &this.guard.deadlines, slot }.await;
+        let reply = Attempt { call, deadlines: &this.guard.deadlines, slot }.await;
         // kept in here, and not where it comes out: what is not wanted any more need not come out
-        made(answer, value, keep)
+        made(reply, value, keep)
     }
 }
 
 #[inline(always)]
-fn made<T, U, V>(answer: Answer<U>, value: T, keep: impl Fn(T, U) -> V) -> Made<T, V> {
-    match answer {
-        Answer::Came(Ok(new)) => Made::Out(keep(value, new)),
-        Answer::Came(Err(error)) => Made::Failed(value, error),
-        Answer::Late => Made::Late(value),
-        Answer::Panicked(panic) => Made::Panicked(panic),
+fn made<T, U, V>(reply: Reply<U>, value: T, keep: impl Fn(T, U) -> V) -> Made<T, V> {
+    match reply {
+        Reply::Came(Ok(new)) => Made::Out(keep(value, new)),
+        Reply::Came(Err(error)) => Made::Failed(value, error),
+        Reply::Late => Made::Late(value),
+        Reply::Panicked(panic) => Made::Panicked(panic),
     }
 }
 
@@ -79,31 +80,32 @@ struct Attempt<'a, F> {
     slot: SlotId,
 }
 
-enum Answer<U> {
+enum Reply<U> {
     Came(Result<U, StepError>),
     Late,
     Panicked(Box<dyn Any + Send>),
 }
 
-impl<U, F> Future for Attempt<'_, F>
+impl<R, F> Future for Attempt<'_, F>
 where
-    F: Future<Output = Result<U, StepError>>,
+    F: Future<Output = R>,
+    R: Answer,
 {
-    type Output = Answer<U>;
+    type Output = Reply<R::Ok>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<U>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<R::Ok>> {
         let this = self.project();
         match catch_unwind(AssertUnwindSafe(|| this.call.poll(cx))) {
             // a result that comes in the same instant as the deadline counts
-            Ok(Poll::Ready(result)) => Poll::Ready(Answer::Came(result)),
+            Ok(Poll::Ready(answer)) => Poll::Ready(Reply::Came(answer.into_result())),
             Ok(Poll::Pending)
                 if this.deadlines.is_expired(*this.slot) && !planted!("no-timeout") =>
             {
-                Poll::Ready(Answer::Late)
+                Poll::Ready(Reply::Late)
             }
             Ok(Poll::Pending) => Poll::Pending,
-            Err(panic) => Poll::Ready(Answer::Panicked(panic)),
+            Err(panic) => Poll::Ready(Reply::Panicked(panic)),
         }
     }
 }
@@ -220,12 +222,12 @@ where
         self.running.is_empty()
     }
 
-    /// Starts on a unit, and polls it once. What is done at once comes back; all that is rarer goes to `out`.
+    /// Starts on a unit, and polls it once: how it ended, if it is over already.
     ///
     /// # Panics
     /// If the set is full.
     #[inline(always)]
-    pub(crate) fn start(&mut self, unit: Uow<T>, out: impl FnOnce(Ended<V>)) -> Option<Uow<V>> {
+    pub(crate) fn start(&mut self, unit: Uow<T>) -> Option<Ended<V>> {
         let slot = self.running.next_free();
         let guard = &self.guarded.guard;
         let (value, lineage) = unit.into_parts();
@@ -240,8 +242,7 @@ where
                 }
                 None => {
                     let unit = lineage.with(value);
-                    self.go_on(Rest { unit, slot, tried: None }).map(out);
-                    return None;
+                    return self.go_on(Rest { unit, slot, tried: None });
                 }
             },
         };
@@ -253,7 +254,7 @@ where
                 place.end();
                 guard.went_well(word);
                 give_back(&mut self.permits, slot);
-                return Some(lineage.with(new));
+                return Some(Ended::Out(lineage.with(new)));
             }
             Poll::Ready(made) => {
                 place.end();
@@ -268,8 +269,7 @@ where
             }
         };
         let note = Note { lineage, admitted: guard.admitted(word) };
-        self.again(Failed { slot, made, note }).map(out);
-        None
+        self.again(Failed { slot, made, note })
     }
 
     /// Polls what was woken.
@@ -283,18 +283,18 @@ where
                     WorkNow::First(first) => first,
                     WorkNow::Rest(rest) => return rest.as_mut().poll(cx).map(&mut out),
                 };
-                let Poll::Ready(made) = first.poll(cx) else { return Poll::Pending };
-                let note = note.take().expect("a first attempt that is under way has a note");
-                let new = match made {
-                    Made::Out(new) => new,
-                    made => {
-                        failed.push(Failed { slot, made, note });
-                        return Poll::Ready(());
+                let mut note =
+                    || note.take().expect("a first attempt that is under way has a note");
+                match first.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Made::Out(new)) => {
+                        let Note { lineage, admitted } = note();
+                        guarded.guard.went_well(admitted.word);
+                        give_back(permits, slot);
+                        out(Ended::Out(lineage.with(new)));
                     }
-                };
-                guarded.guard.went_well(note.admitted.word);
-                give_back(permits, slot);
-                out(Ended::Out(note.lineage.with(new)));
+                    Poll::Ready(made) => failed.push(Failed { slot, made, note: note() }),
+                }
                 Poll::Ready(())
             });
             if self.failed.is_empty() {
@@ -372,7 +372,10 @@ mod tests {
         fn size<H, C, A>(_: impl Fn(Arc<Guarded<H>>, Received, SlotId, C) -> A, _: C) -> usize {
             size_of::<A>()
         }
-        size(first::<Received, (), (), H, _>, super::super::guard::new_only::<Received, ()>)
+        size(
+            first::<Received, Result<(), StepError>, (), H, _>,
+            super::super::guard::new_only::<Received, ()>,
+        )
     }
 
     #[test]

@@ -25,7 +25,8 @@ const LONGEST: u64 = 1 << 61;
 
 /// What the slots, their wakers and the futures in them share.
 pub(crate) struct Deadlines {
-    pub(super) ready: Box<[AtomicU64]>,
+    /// A bit for each slot that was woken; each word by itself, for a waker to have it at hand.
+    pub(super) ready: Box<[Arc<AtomicU64>]>,
     /// Microseconds after `start`.
     pub(super) at: Box<[AtomicU64]>,
     pub(super) parent: AtomicWaker,
@@ -36,7 +37,7 @@ impl Deadlines {
     /// For a set of `n` slots.
     pub(crate) fn new(n: usize) -> Arc<Self> {
         Arc::new(Self {
-            ready: (0..n.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            ready: (0..n.div_ceil(64)).map(|_| Arc::default()).collect(),
             at: (0..n).map(|_| AtomicU64::new(NONE)).collect(),
             parent: AtomicWaker::new(),
             start: Instant::now(),
@@ -68,14 +69,14 @@ impl Deadlines {
 }
 
 struct SlotWaker {
-    word: usize,
+    word: Arc<AtomicU64>,
     bit: u64,
     deadlines: Arc<Deadlines>,
 }
 
 /// The waker of one slot.
 pub(super) fn waker(slot: u32, deadlines: &Arc<Deadlines>) -> Waker {
-    let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+    let (word, bit) = (deadlines.ready[slot as usize / 64].clone(), 1 << (slot % 64));
     Waker::from(Arc::new(SlotWaker { word, bit, deadlines: deadlines.clone() }))
 }
 
@@ -85,7 +86,7 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.deadlines.ready[self.word].fetch_or(self.bit, Ordering::AcqRel) == 0 {
+        if self.word.fetch_or(self.bit, Ordering::AcqRel) == 0 {
             self.deadlines.parent.wake();
         }
     }

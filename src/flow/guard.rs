@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::calls::Rest;
 use super::slots::{Deadlines, Elapsed, SlotId, Span};
-use super::{StageCx, panicked};
+use super::{Answer, StageCx, panicked};
 use crate::error::{Class, StepError};
 use crate::fault::{Attempt, Refusal};
 use crate::record::Timestamp;
@@ -109,14 +109,15 @@ pub(crate) fn both<T, U>(old: T, new: U) -> (T, U) {
 /// One block that uses what it was given in place: an `async fn` would hold each argument twice, and a chain
 /// of them the unit once a link; all of it is copied into the slot for every unit.
 #[allow(clippy::manual_async_fn)]
-pub(crate) fn guarded<T, U, V, F, C>(
+pub(crate) fn guarded<T, R, V, F, C>(
     this: Arc<Guarded<F>>,
     rest: Rest<T>,
     keep: C,
 ) -> impl Future<Output = Ended<V>>
 where
-    F: AsyncFn(&T) -> Result<U, StepError>,
-    C: Fn(T, U) -> V,
+    F: AsyncFn(&T) -> R,
+    R: Answer,
+    C: Fn(T, R::Ok) -> V,
 {
     let Rest { unit, slot, tried } = rest;
     async move {
@@ -137,7 +138,8 @@ where
             }
             let Some(admitted) = admitted else { continue };
             // the call itself may panic, not only what it returns: so it is made inside
-            let call = AssertUnwindSafe(async { (this.handler)(&unit.value).await }).catch_unwind();
+            let call = AssertUnwindSafe(async { (this.handler)(&unit.value).await.into_result() })
+                .catch_unwind();
             let error = match guard.deadlines.limit(slot, guard.timeout, call).await {
                 Ok(Ok(Ok(new))) => {
                     admitted.succeeded(guard);

@@ -1,31 +1,15 @@
-//! What a handler must be, as traits whose only work is to say so when it is not.
+//! What a handler answers, as a trait that says so when it answers something else.
 //!
-//! The bounds that let a closure be inferred (`AsyncFn(&T) -> Result<U, StepError>`) produce errors that talk of
-//! projections. These traits stand beside them, are implemented for all that is right, and carry the words.
-
-use std::ops::AsyncFn;
+//! What shaped it: were the bound `AsyncFn(&T) -> Result<U, StepError>`, the body of a closure would be checked against
+//! that type, and a mistake in it be shown in words that are not ours. So the bound is `AsyncFn(&T) -> R` with
+//! `R: Answer`. As this is implemented for one kind of `Result` alone, the compiler still finds the error type that a `?`
+//! in a closure is to make by itself: nothing has to be annotated.
 
 use crate::error::StepError;
 
-/// An async function of `&T` that answers `Result<_, StepError>`: what [`call`](super::Flow::call),
+/// What a handler answers: `Result<_, StepError>`, and nothing else. What [`call`](super::Flow::call),
 /// [`parallel`](super::Flow::parallel), [`parallel_by_key`](super::Flow::parallel_by_key) and
-/// [`with`](super::Flow::with) take. Implemented for all that are; nobody has to name it.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no handler of `{T}`",
-    label = "not an async function that takes `&{T}`",
-    note = "a handler is an async closure or function that borrows what comes out of the step before: \
-            `async |value: &{T}| Ok(…)`"
-)]
-pub trait Handler<T: ?Sized> {}
-
-impl<F, T: ?Sized, R> Handler<T> for F
-where
-    F: AsyncFn(&T) -> R,
-    R: Answer,
-{
-}
-
-/// What a handler returns: `Result<_, StepError>`.
+/// [`with`](super::Flow::with) ask of the async closure or function that they are given; nobody has to name it.
 #[diagnostic::on_unimplemented(
     message = "a handler returns `Result<_, StepError>`, not `{Self}`",
     label = "this handler returns `{Self}`",
@@ -33,6 +17,22 @@ where
             a retry says so: `work(x).await.transient()`",
     note = "a handler that has nothing to return ends with `Ok(())`"
 )]
-pub trait Answer {}
+pub trait Answer {
+    /// What goes on.
+    type Ok;
 
-impl<U> Answer for Result<U, StepError> {}
+    /// The answer itself.
+    ///
+    /// # Errors
+    /// The handler's.
+    fn into_result(self) -> Result<Self::Ok, StepError>;
+}
+
+impl<U> Answer for Result<U, StepError> {
+    type Ok = U;
+
+    #[inline(always)]
+    fn into_result(self) -> Result<U, StepError> {
+        self
+    }
+}

@@ -76,7 +76,7 @@ pub use self::bulk_write::BulkWrite;
 pub use self::decode::{Codec, DecodeError};
 pub(crate) use self::dedupe::misplaced;
 pub(crate) use self::guard::timed_out;
-pub use self::handler::{Answer, Handler};
+pub use self::handler::Answer;
 pub use self::of_type::TypeFilter;
 pub use self::publish::{NewEvent, OnReplay, Publication, Publish};
 pub use self::through::Units;

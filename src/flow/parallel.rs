@@ -8,8 +8,7 @@ use super::guard::{self, Guarded, both, new_only};
 use super::plan::StagePlan;
 use super::pool::Pool;
 use super::slots::Deadlines;
-use super::{Flow, Handler, Stage};
-use crate::error::StepError;
+use super::{Answer, Flow, Stage};
 use crate::resource::Resource;
 
 impl<S: Stage> Flow<S>
@@ -39,14 +38,15 @@ where
     /// assert_eq!((report.done, report.faulted), (2, 1));
     /// # }
     /// ```
-    pub fn call<F, U>(
+    pub fn call<F, R>(
         self,
         resource: &Resource,
         handler: F,
-    ) -> Flow<impl Stage<Out = U> + use<S, F, U>>
+    ) -> Flow<impl Stage<Out = R::Ok> + use<S, F, R>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
-        U: Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> R,
+        R: Answer,
+        R::Ok: Send + Sync + 'static,
     {
         self.pool("call", 1, true, resource, handler, new_only)
     }
@@ -75,15 +75,16 @@ where
     /// assert_eq!(report.done, 3);
     /// # }
     /// ```
-    pub fn parallel<F, U>(
+    pub fn parallel<F, R>(
         self,
         n: usize,
         resource: &Resource,
         handler: F,
-    ) -> Flow<impl Stage<Out = U> + use<S, F, U>>
+    ) -> Flow<impl Stage<Out = R::Ok> + use<S, F, R>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
-        U: Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> R,
+        R: Answer,
+        R::Ok: Send + Sync + 'static,
     {
         self.pool("parallel", n, false, resource, handler, new_only)
     }
@@ -110,20 +111,21 @@ where
     /// assert_eq!(report.done, 2);
     /// # }
     /// ```
-    pub fn with<F, U>(
+    pub fn with<F, R>(
         self,
         n: usize,
         resource: &Resource,
         handler: F,
-    ) -> Flow<impl Stage<Out = (S::Out, U)> + use<S, F, U>>
+    ) -> Flow<impl Stage<Out = (S::Out, R::Ok)> + use<S, F, R>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
-        U: Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> R,
+        R: Answer,
+        R::Ok: Send + Sync + 'static,
     {
         self.pool("with", n, false, resource, handler, both)
     }
 
-    pub(super) fn pool<F, U, V, C>(
+    pub(super) fn pool<F, R, V, C>(
         mut self,
         name: &'static str,
         n: usize,
@@ -131,10 +133,11 @@ where
         resource: &Resource,
         handler: F,
         keep: C,
-    ) -> Flow<impl Stage<Out = V> + use<S, F, U, V, C>>
+    ) -> Flow<impl Stage<Out = V> + use<S, F, R, V, C>>
     where
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
-        C: Fn(S::Out, U) -> V + Copy,
+        F: AsyncFn(&S::Out) -> R,
+        R: Answer,
+        C: Fn(S::Out, R::Ok) -> V + Copy,
     {
         // one at a time is a promise of order, which no configuration takes back
         let plan = StagePlan::new(name);
@@ -145,7 +148,7 @@ where
         let n = self.check_width(name, n);
         self.add(plan.calls(resource, n), |above, cx| {
             let guarded = Guarded::new(cx.clone(), resource.clone(), Deadlines::new(n), handler);
-            let rest = guard::guarded::<S::Out, U, V, F, C>;
+            let rest = guard::guarded::<S::Out, R, V, F, C>;
             Pool::new(above, cx, ordered, Calls::new(n, Arc::new(guarded), first, rest, keep))
         })
     }

@@ -15,8 +15,7 @@ use super::guard::{Ended, Guarded, Handling, guarded, new_only};
 use super::plan::StagePlan;
 use super::slots::{Deadlines, SlotId, Slots};
 use super::timer::yield_turn;
-use super::{Flow, Handler, Stage, StageCx, UNITS_A_POLL};
-use crate::error::StepError;
+use super::{Answer, Flow, Stage, StageCx, UNITS_A_POLL};
 use crate::resource::Resource;
 use crate::unit::Uow;
 
@@ -263,23 +262,24 @@ where
     /// assert_eq!(report.done, 4);
     /// # }
     /// ```
-    pub fn parallel_by_key<KF, K, F, U>(
+    pub fn parallel_by_key<KF, K, F, R>(
         self,
         n: usize,
         key: KF,
         resource: &Resource,
         handler: F,
-    ) -> Flow<impl Stage<Out = U> + use<S, KF, K, F, U>>
+    ) -> Flow<impl Stage<Out = R::Ok> + use<S, KF, K, F, R>>
     where
         KF: Fn(&S::Out) -> K,
         K: Hash + Eq + Clone + Send + Sync + 'static,
-        F: AsyncFn(&S::Out) -> Result<U, StepError> + Handler<S::Out>,
-        U: Send + Sync + 'static,
+        F: AsyncFn(&S::Out) -> R,
+        R: Answer,
+        R::Ok: Send + Sync + 'static,
     {
         self.by_key("parallel_by_key", n, key, resource, handler, new_only)
     }
 
-    pub(super) fn by_key<KF, K, F, U, V, C>(
+    pub(super) fn by_key<KF, K, F, R, V, C>(
         mut self,
         name: &'static str,
         n: usize,
@@ -287,19 +287,20 @@ where
         resource: &Resource,
         handler: F,
         keep: C,
-    ) -> Flow<impl Stage<Out = V> + use<S, KF, K, F, U, V, C>>
+    ) -> Flow<impl Stage<Out = V> + use<S, KF, K, F, R, V, C>>
     where
         KF: Fn(&S::Out) -> K,
         K: Hash + Eq + Clone + Send + Sync + 'static,
-        F: AsyncFn(&S::Out) -> Result<U, StepError>,
-        C: Fn(S::Out, U) -> V + Copy,
+        F: AsyncFn(&S::Out) -> R,
+        R: Answer,
+        C: Fn(S::Out, R::Ok) -> V + Copy,
     {
         let n = self.configured().n.unwrap_or(n);
         let n = self.check_width(name, n);
         self.add(StagePlan::new(name).calls(resource, n).takes(&["n"]), |above, cx| {
             let deadlines = Deadlines::new(n);
             let shared = Guarded::new(cx.clone(), resource.clone(), deadlines.clone(), handler);
-            let make = Handling::new(shared, keep, guarded::<S::Out, U, V, F, C>);
+            let make = Handling::new(shared, keep, guarded::<S::Out, R, V, F, C>);
             ByKey {
                 above,
                 work: Work {

@@ -38,14 +38,15 @@ impl<S, W, U> Pool<S, W, U> {
     }
 }
 
-/// Takes over how a unit ended.
+/// Takes over how a unit ended; what goes on, if it does.
 #[inline]
-fn note<U>(ended: Ended<U>, ready: &mut Queue<Uow<U>>, stopped: &mut bool, stage: &StageCx) {
+fn over<U>(ended: Ended<U>, stopped: &mut bool, stage: &StageCx) -> Option<Uow<U>> {
     match ended {
-        Ended::Out(unit) => ready.push(unit),
+        Ended::Out(unit) => return Some(unit),
         Ended::Returned => *stopped |= stage.keeps_order(),
         Ended::Faulted => {}
     }
+    None
 }
 
 impl<S, H, U, C, FA, A, FR, R> Stage for Pool<S, Calls<H, S::Out, U, C, FA, A, FR, R>, U>
@@ -82,13 +83,10 @@ where
                             this.cx.put_back(unit);
                             continue;
                         }
-                        let (ready, stopped) = (&mut *this.ready, &mut *this.stopped);
-                        let out = |ended| note(ended, ready, stopped, this.cx);
-                        if let Some(unit) = this.running.start(unit, out) {
-                            return Poll::Ready(Some(unit));
-                        }
-                        if let Some(unit) = this.ready.pop() {
-                            return Poll::Ready(Some(unit));
+                        if let Some(ended) = this.running.start(unit) {
+                            if let Some(unit) = over(ended, this.stopped, this.cx) {
+                                return Poll::Ready(Some(unit));
+                            }
                         }
                     }
                     Poll::Ready(None) => *this.ended = true,
@@ -102,7 +100,11 @@ where
                 this.above.as_mut().poll_progress(cx);
             }
             let (ready, stopped, stage) = (&mut *this.ready, &mut *this.stopped, &*this.cx);
-            this.running.poll(cx, |ended| note(ended, ready, stopped, stage));
+            this.running.poll(cx, |ended| {
+                if let Some(unit) = over(ended, stopped, stage) {
+                    ready.push(unit);
+                }
+            });
             if let Some(unit) = this.ready.pop() {
                 return Poll::Ready(Some(unit));
             }
@@ -118,7 +120,11 @@ where
     fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
         let (ready, stopped, stage) = (&mut *this.ready, &mut *this.stopped, &*this.cx);
-        this.running.poll(cx, |ended| note(ended, ready, stopped, stage));
+        this.running.poll(cx, |ended| {
+            if let Some(unit) = over(ended, stopped, stage) {
+                ready.push(unit);
+            }
+        });
         if !*this.ended {
             this.above.poll_progress(cx);
         }

@@ -49,7 +49,7 @@ pub(crate) struct Empty<'a, F> {
     waker: &'a Waker,
     free: &'a mut Vec<u32>,
     turn: &'a mut u64,
-    present: u64,
+    turns: &'a Turns,
     kept: &'a mut u64,
 }
 
@@ -81,7 +81,7 @@ impl<'a, F> Empty<'a, F> {
     #[inline(always)]
     pub(crate) fn keep(self, limit: Span) -> Option<Pin<&'a mut F>> {
         self.free.pop();
-        *self.turn = self.present;
+        *self.turn = self.turns.present();
         *self.kept = limit.0;
         self.future.as_pin_mut()
     }
@@ -178,8 +178,8 @@ impl<F> Slots<F> {
         // it is empty, and nothing is dropped: but from here on the compiler knows that, and makes what is put
         // there in its place
         future.set(None);
-        let (free, present, kept) = (&mut self.free, self.turns.present(), &mut self.kept);
-        Empty { future, waker, free, turn, present, kept }
+        let (free, turns, kept) = (&mut self.free, &self.turns, &mut self.kept);
+        Empty { future, waker, free, turn, turns, kept }
     }
 
     /// Polls the future in a slot, if there is one, and empties the slot when it is done.
@@ -193,12 +193,11 @@ impl<F> Slots<F> {
         // none: woken once more after it was done
         let Some(now) = future.as_mut().as_pin_mut() else { return };
         let done = poll(slot, now, &mut Context::from_waker(waker)).is_ready();
-        let timed = *turn == 0;
         if done {
             future.set(None);
             self.free.push(slot.0);
         }
-        if timed {
+        if *turn == 0 {
             self.note_timer(slot, done);
         }
     }

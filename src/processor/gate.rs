@@ -17,7 +17,7 @@ use crate::error::{Class, StepError};
 use crate::fault::{FaultList, Refusal, hand_over};
 use crate::flow::Entry;
 use crate::record::{Position, Record};
-use crate::settle::{Batch, Count, Fate, Flag, LaneBatch};
+use crate::settle::{Batch, Count, Fate, Flag, LaneBatch, Survey};
 use crate::source::UNREADABLE;
 use crate::unit::Lineage;
 
@@ -159,16 +159,20 @@ impl GateKeeper {
     pub(crate) fn concerns(
         &self,
         records: &[Record],
+        survey: Survey,
         counts: &[Option<Box<[Count]>>],
     ) -> (bool, bool) {
         // the lock once a batch, not a record: hardly ever is there anything to skip
         let skips = self.gate.skips_any();
+        if !skips && !survey.headers && !self.suspects(survey.deliveries) {
+            return (false, false);
+        }
         let is_new = |index: usize| {
             counts.iter().any(|lane| lane.as_ref().is_none_or(|counts| counts[index] == Count::New))
         };
         let (mut gated, mut suspect) = (false, false);
         for (index, record) in records.iter().enumerate() {
-            let suspected = self.suspects(record) && is_new(index);
+            let suspected = self.suspects(record.deliveries()) && is_new(index);
             suspect |= suspected;
             gated |= suspected
                 || record.header(UNREADABLE).is_some()
@@ -177,9 +181,9 @@ impl GateKeeper {
         (gated, suspect)
     }
 
-    /// Whether the record may be what kills the process: as far as its deliveries say.
-    fn suspects(&self, record: &Record) -> bool {
-        self.max_deliveries.is_some_and(|most| record.deliveries() >= suspect_from(most))
+    /// Whether a record that was delivered so often may be what kills the process.
+    fn suspects(&self, deliveries: u32) -> bool {
+        self.max_deliveries.is_some_and(|most| deliveries >= suspect_from(most))
     }
 
     /// Decides on one record.
@@ -206,7 +210,7 @@ impl GateKeeper {
             let seen = batch.count(index as usize) != Count::New;
             match self.max_deliveries {
                 _ if seen => None,
-                Some(most) if self.suspects(record) => {
+                Some(most) if self.suspects(record.deliveries()) => {
                     // one that is given up takes its turn too: were it not committed when the next one kills, each
                     // life would give up the same again, and the next one never
                     if !self.gate.enter(batch, index, cx.waker()) {

@@ -29,10 +29,17 @@ pub struct Position(Repr);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
     Int(u64),
-    /// A number of more than 64 bits: decimal digits without leading zeros.
-    Digits(Arc<str>),
     Pair(u64, u64),
-    Text(Arc<str>),
+    /// All that is longer, in one variant: dropping a position is one question then.
+    Long(Kind, Arc<str>),
+}
+
+/// What a long position is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// A number of more than 64 bits: decimal digits without leading zeros.
+    Digits,
+    Text,
 }
 
 /// A position that cannot be read.
@@ -81,7 +88,7 @@ impl FromStr for Position {
         if canonical(text) {
             return Ok(Self(match text.parse() {
                 Ok(n) => Repr::Int(n),
-                Err(_) => Repr::Digits(text.into()),
+                Err(_) => Repr::Long(Kind::Digits, text.into()),
             }));
         }
         if let Some((a, b)) = text.split_once('-') {
@@ -91,7 +98,7 @@ impl FromStr for Position {
                 }
             }
         }
-        Ok(Self(Repr::Text(text.into())))
+        Ok(Self(Repr::Long(Kind::Text, text.into())))
     }
 }
 
@@ -114,7 +121,7 @@ impl fmt::Display for Position {
         match &self.0 {
             Repr::Int(n) => write!(f, "{n}"),
             Repr::Pair(a, b) => write!(f, "{a}-{b}"),
-            Repr::Digits(text) | Repr::Text(text) => f.write_str(text),
+            Repr::Long(_, text) => f.write_str(text),
         }
     }
 }
@@ -138,19 +145,20 @@ impl Ord for Position {
 
 impl Position {
     fn cmp_any(&self, other: &Self) -> Ordering {
-        use Repr::{Digits, Int, Pair, Text};
-        let kind = |r: &Repr| match r {
+        use Kind::{Digits, Text};
+        use Repr::{Int, Long, Pair};
+        let rank = |r: &Repr| match r {
             Int(_) => 0,
-            Digits(_) => 1, // canonical, so always above any 64-bit number
+            Long(Digits, _) => 1, // canonical, so always above any 64-bit number
             Pair(..) => 2,
-            Text(_) => 3,
+            Long(Text, _) => 3,
         };
         match (&self.0, &other.0) {
             (Int(a), Int(b)) => a.cmp(b),
-            (Digits(a), Digits(b)) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
+            (Long(Digits, a), Long(Digits, b)) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
             (Pair(a, b), Pair(c, d)) => (a, b).cmp(&(c, d)),
-            (Text(a), Text(b)) => a.cmp(b),
-            (a, b) => kind(a).cmp(&kind(b)),
+            (Long(Text, a), Long(Text, b)) => a.cmp(b),
+            (a, b) => rank(a).cmp(&rank(b)),
         }
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::lane::Place;
 use super::{Fate, Flag, LaneState};
 use crate::envelope::Envelope;
-use crate::record::{PartPath, Record};
+use crate::record::{PartPath, Position, Record};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -45,14 +45,50 @@ pub(crate) struct Batch {
     pub(crate) gated: bool,
 }
 
+/// What has to be known of the records of a read before they are handed out, found in one look at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Positions go up from record to record.
+    pub(crate) sorted: bool,
+    /// What the limits in flight count.
+    pub(crate) bytes: usize,
+    /// One of them has headers.
+    pub(crate) headers: bool,
+    /// How often the one was delivered that was delivered most often.
+    pub(crate) deliveries: u32,
+}
+
+impl Survey {
+    // a function of its own: within the long one that asks, what is added up would not stay in registers
+    #[inline(never)]
+    pub(crate) fn of(records: &[Record]) -> Self {
+        let (mut sorted, mut bytes, mut headers, mut deliveries) = (true, 0, false, 0);
+        let mut before: Option<&Position> = None;
+        for record in records {
+            let position = record.position();
+            if before.is_some_and(|before| before >= position) {
+                sorted = false;
+            }
+            before = Some(position);
+            bytes += record.size();
+            if !record.headers().is_empty() {
+                headers = true;
+            }
+            deliveries = deliveries.max(record.deliveries());
+        }
+        Self { sorted, bytes, headers, deliveries }
+    }
+}
+
 impl Batch {
+    /// `bytes` is what the [`Survey`] of the records says.
     pub(crate) fn new(
         records: Vec<Record>,
+        bytes: usize,
         envelope: Arc<dyn Envelope>,
         deadline: Option<Instant>,
         gated: bool,
     ) -> Arc<Self> {
-        let bytes = records.iter().map(Record::size).sum();
         Arc::new(Self { records: records.into_boxed_slice(), envelope, deadline, bytes, gated })
     }
 }
@@ -139,11 +175,19 @@ impl LaneBatch {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Whether every record is settled, where that can be told without looking at each: a return that is final
-    /// closes a record too, and settles nothing.
+    /// To be asked by the shard before it looks at records: whether every one is settled, where that can be told
+    /// without looking at each. A return that is final closes a record too, and settles nothing.
+    ///
+    /// Not a load of the number of open records but a change of it, by nothing. Who closes a record writes its word,
+    /// changes this number, and only then asks whether it is waited for ([`LaneState::is_awaited`]); the shard raises its
+    /// flag, changes this number, and only then looks at the words. Of two changes of one atomic the later sees all that
+    /// came before the earlier: so either the shard sees the word, or the other the flag. With a load neither might, for
+    /// acquire and release let a load pass the store before it (x86 never does after a change, ARM may), and the
+    /// shard would sleep over a settled record. A fence would do as well, but on both sides: this costs once a batch.
     pub(crate) fn is_through(&self) -> bool {
+        let open = self.open.fetch_add(0, Ordering::AcqRel);
         // in this order: who closes a record by a final return has seen the flag before
-        self.open() == 0 && !self.lane.has(Flag::FINAL)
+        open == 0 && !self.lane.has(Flag::FINAL)
     }
 
     /// How many records are done, if all count as new and every one is done or filtered: then they can be

@@ -90,7 +90,7 @@ impl History {
 
     /// Counts a read, and says how each record counts in this pipeline; `None` if all are new.
     ///
-    /// `sorted` is what [`are_sorted`] says of the records: asked once for all pipelines.
+    /// `sorted` is what the [`Survey`](super::Survey) of the records says.
     pub(crate) fn reading(
         &mut self,
         pipeline: usize,
@@ -226,11 +226,6 @@ impl History {
             remember(&mut self.again[pipeline], position);
         }
     }
-}
-
-/// Whether positions go up from record to record.
-pub(crate) fn are_sorted(records: &[Record]) -> bool {
-    records.is_sorted_by(|a, b| a.position() < b.position())
 }
 
 fn remember(positions: &mut BTreeSet<Position>, position: &Position) {

@@ -5,9 +5,9 @@
 //! tracking an event allocates nothing. A unit of work points into the batch; deciding it writes the word;
 //! dropping it undecided writes *returned*. The commit position is the least of the lanes' settled prefixes.
 
-pub(crate) use self::batch::{Batch, Count, FaultedPart, LaneBatch, Ticket};
+pub(crate) use self::batch::{Batch, Count, FaultedPart, LaneBatch, Survey, Ticket};
 pub use self::fate::Fate;
-pub(crate) use self::history::{History, Tally, are_sorted};
+pub(crate) use self::history::{History, Tally};
 pub use self::lane::WaitsFor;
 pub(crate) use self::lane::{Flag, LaneState, Lines, PipelineInfo, Place, StageInfo, Turn};
 pub(crate) use self::report::printable;
@@ -16,6 +16,8 @@ pub(crate) use self::tracker::Tracker;
 
 mod batch;
 mod fate;
+#[cfg(all(test, loom))]
+mod handover;
 mod history;
 mod lane;
 mod report;

@@ -30,6 +30,12 @@ impl Entry {
         self.lanes.iter().all(|lane| lane.is_settled(index))
     }
 
+    /// Whether all lanes are through with it. Asked before any record of it is looked at, and of every lane: see
+    /// [`LaneBatch::is_through`].
+    fn is_through(&self) -> bool {
+        self.lanes.iter().filter(|lane| !lane.is_through()).count() == 0
+    }
+
     /// Whether every lane has come to an end with the record, be it a return.
     fn decided(&self, index: usize) -> bool {
         self.lanes.iter().all(|lane| lane.fate(index).is_some())
@@ -199,6 +205,7 @@ impl Tracker {
         let before = self.settled;
         while let Some(entry) = self.entries.front_mut() {
             let from = entry.next;
+            let through = entry.is_through();
             // where every return is final nobody feeds the record again: it must not hold those behind it
             if self.outcomes.is_some() {
                 while entry.next < entry.len()
@@ -206,9 +213,7 @@ impl Tracker {
                 {
                     entry.next += 1;
                 }
-            } else if entry.lanes.iter().all(|lane| lane.is_through())
-                || planted!("commit-before-done")
-            {
+            } else if through || planted!("commit-before-done") {
                 // most often the lanes are through with it: then no record is looked at
                 entry.next = entry.len();
             }
@@ -245,6 +250,7 @@ impl Tracker {
         let mut position = 0;
         while position < self.entries.len() {
             let entry = &mut self.entries[position];
+            entry.is_through();
             for index in 0..entry.len() {
                 if entry.acked[index] {
                     continue;

@@ -39,6 +39,7 @@ pub(crate) struct Heard(Arc<Mutex<Vec<Line>>>);
 
 impl Heard {
     /// Hears what this thread says until the guard is dropped.
+    #[allow(dead_code)] // the bench hears what all threads say
     pub(crate) fn listen(&self) -> tracing::subscriber::DefaultGuard {
         tracing::subscriber::set_default(self.clone())
     }

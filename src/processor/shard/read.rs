@@ -8,7 +8,7 @@ use super::{Shard, lock};
 use crate::clock::FAR;
 use crate::processor::core::InFlight;
 use crate::record::Record;
-use crate::settle::{Batch, Flag, LaneBatch, are_sorted};
+use crate::settle::{Batch, Flag, LaneBatch, Survey};
 use crate::source::{Acknowledge, Behind, Read, Reader, Room, SourceError};
 
 /// A record is held back until there is room for it.
@@ -168,6 +168,7 @@ impl Shard {
         let deadline = own.into_iter().chain(self.until).min();
         self.core.note_passed_by(&self.id, &records);
         self.note_come_again(&records);
+        let survey = Survey::of(&records);
         // a finite batch says nothing of what its host gave before
         let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         // before the tracker is locked: it asks the processor
@@ -178,17 +179,19 @@ impl Shard {
                 return;
             }
             let mut history = self.history();
-            let sorted = are_sorted(&records);
             let counts: Vec<_> = self
                 .lanes
                 .iter()
-                .map(|lane| history.reading(lane.state.pipeline.index, &records, ordered, sorted))
+                .map(|lane| {
+                    history.reading(lane.state.pipeline.index, &records, ordered, survey.sorted)
+                })
                 .collect();
             let (gated, suspect) = self
                 .lanes
                 .first()
-                .map_or((false, false), |lane| lane.keeper.concerns(&records, &counts));
-            let batch = Batch::new(records, self.core.envelope.clone(), deadline, gated);
+                .map_or((false, false), |lane| lane.keeper.concerns(&records, survey, &counts));
+            let envelope = self.core.envelope.clone();
+            let batch = Batch::new(records, survey.bytes, envelope, deadline, gated);
             let lanes: Vec<_> = self
                 .lanes
                 .iter()

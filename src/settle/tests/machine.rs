@@ -7,9 +7,7 @@ use proptest_state_machine::{StateMachineTest, prop_state_machine};
 use super::model::{Mode, Model, Step};
 use super::{Shared, batch};
 use crate::record::{Position, Record};
-use crate::settle::{
-    Fate, Flag, History, LaneBatch, LaneState, Tally, Ticket, Tracker, are_sorted,
-};
+use crate::settle::{Fate, Flag, History, LaneBatch, LaneState, Survey, Tally, Ticket, Tracker};
 use crate::source::Ack;
 
 struct Settlement {
@@ -30,7 +28,7 @@ impl Settlement {
         let n = *model.batches.last().expect("just read");
         let from = model.entries[model.entries.len() - n].position;
         let batch = batch(from, n);
-        let sorted = are_sorted(&batch.records);
+        let sorted = Survey::of(&batch.records).sorted;
         let states: Vec<_> = self
             .lanes
             .iter()

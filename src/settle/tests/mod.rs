@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
-use super::{Batch, Fate, Flag, LaneBatch, LaneState, PipelineInfo, WaitsFor};
+use super::{Batch, Fate, Flag, LaneBatch, LaneState, PipelineInfo, Survey, WaitsFor};
 use crate::clock::SystemClock;
 use crate::envelope::JsonEnvelope;
 use crate::error::Class;
@@ -57,9 +57,10 @@ impl Shared {
 }
 
 pub(crate) fn batch(from: u64, n: usize) -> Arc<Batch> {
-    let records =
+    let records: Vec<_> =
         (from..from + n as u64).map(|at| Record::new("s", "0", Position::from(at), "x")).collect();
-    Batch::new(records, Arc::new(JsonEnvelope::new()), None, false)
+    let bytes = Survey::of(&records).bytes;
+    Batch::new(records, bytes, Arc::new(JsonEnvelope::new()), None, false)
 }
 
 /// Counts how often it is woken.
@@ -233,4 +234,21 @@ fn s5_a_return_that_is_final_is_not_fed_again_and_what_is_undecided_is() {
     let epoch = lane.next_epoch();
     assert!(states.take(0, epoch).is_none());
     assert!(states.take(1, epoch).is_some());
+}
+
+#[test]
+fn one_look_at_the_records_of_a_read_says_what_has_to_be_known() {
+    let at = |position| Record::new("s", "0", Position::from(position), "12345");
+    assert_eq!(
+        Survey::of(&[]),
+        Survey { sorted: true, bytes: 0, headers: false, deliveries: 0 },
+        "of none"
+    );
+    let plain = Survey::of(&[at(1), at(3)]);
+    assert_eq!(plain, Survey { sorted: true, bytes: 10, headers: false, deliveries: 1 });
+    assert!(!Survey::of(&[at(1), at(3), at(3), at(4)]).sorted, "the same twice");
+    assert!(!Survey::of(&[at(1), at(3), at(2)]).sorted, "one that goes back");
+    let rich =
+        Survey::of(&[at(1).with_key("key").with_deliveries(4), at(2).with_header("a", "bc")]);
+    assert_eq!(rich, Survey { sorted: true, bytes: 16, headers: true, deliveries: 4 });
 }

@@ -1,7 +1,7 @@
-//! The same in a closure: its type is checked against the bound before any trait of ours is asked, so what can be
-//! shown is the name of the type that is wanted.
+//! The same in a closure.
 
-//~ expected `StepError`, found `MyError`
+//~ a handler returns `Result<_, StepError>`, not `Result<(), MyError>`
+//~ an error of your own becomes a `StepError` by `?`
 
 use streambreaker::prelude::*;
 

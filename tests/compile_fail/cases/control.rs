@@ -22,7 +22,30 @@ fn totals(flow: Flow<Input>, db: &Resource) -> Flow<impl Stage<Out = ()> + use<>
     flow.json::<u32>().call(db, async |n: &Event<u32>| Ok(handler(n).await?))
 }
 
+/// What a `?` makes is found without being named, whatever the shape of the closure.
+fn shapes(flow: Flow<Input>, db: &Resource) -> Flow<impl Stage<Out = Vec<u32>> + use<>> {
+    flow.json::<u32>()
+        .with(2, db, async |n| Ok(n.to_string().parse::<u32>()?))
+        .parallel(2, db, async |(n, twice): &(Event<u32>, u32)| match **n {
+            1 => Err(MyError.into()),
+            2 => Err("two").fault(),
+            3 => Ok(handler(n).await.map(|()| 0)?),
+            _ => Ok(*twice),
+        })
+        .parallel_by_key(2, |n| *n, db, async |n| {
+            for digit in n.to_string().chars() {
+                if digit == '7' {
+                    return Ok(vec![*n]);
+                }
+                digit.to_string().parse::<u8>()?;
+            }
+            let all = (0..*n).collect();
+            Ok(all)
+        })
+}
+
 fn main() {
+    let _ = shapes;
     let db = Resource::builder("db").timeout(Duration::from_secs(1)).build().unwrap();
     let shared = Arc::new(1);
     let _ = Processor::builder("p")

@@ -1,5 +1,5 @@
-//! A flow function without `use<>`: its flow borrows the resource. Lifetimes are checked where no trait is asked;
-//! the words are in the documentation of `pipeline`.
+//! A flow function without `use<>`: its flow borrows the resource. Lifetimes are checked when all traits have been asked,
+//! and no attribute reaches there: the words are in the documentation of the crate and of `pipeline`.
 
 //~ returning this value requires that `'1` must outlive `'2`
 //~ return type of closure `streambreaker::Flow<impl streambreaker::Stage<Out = ()>>` contains a lifetime
