@@ -42,10 +42,16 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Whether nothing but time mended them: such an error should say `.transient()`, so that it is retried and never
-    /// becomes a fault.
-    pub fn deserves_a_retry(&self) -> bool {
+    /// Whether nothing but time mended them: all that were processed were so by the very release that had refused them.
+    pub fn time_alone_mended(&self) -> bool {
         self.unchanged > 0 && self.unchanged == self.succeeded && self.failed_again == 0
+    }
+
+    /// Whether such an error should say `.transient()`, so that it is retried and never becomes a fault: nothing but time
+    /// mended it, and it was not retried. (Of an open circuit and of retries that ran out it was known that time would mend
+    /// them.)
+    pub fn deserves_a_retry(&self) -> bool {
+        self.time_alone_mended() && self.class == Class::Fault
     }
 }
 

@@ -401,7 +401,10 @@ async fn lessons_tell_what_time_alone_has_mended() {
     assert_eq!(lessons.len(), 1);
     assert_eq!((lessons[0].faults, lessons[0].open, lessons[0].unchanged), (4, 3, 1));
     assert_eq!(lessons[0].releases, BTreeMap::from([("1.0".to_owned(), 4)]));
-    assert!(lessons[0].deserves_a_retry());
+    assert!(lessons[0].deserves_a_retry() && lessons[0].time_alone_mended());
+    let mut open_circuit = lessons[0].clone();
+    open_circuit.class = Class::CircuitOpen;
+    assert!(open_circuit.time_alone_mended() && !open_circuit.deserves_a_retry());
     again(&lake).run(&mended).await.unwrap();
     let lessons = lake.lessons(&all()).await.unwrap();
     assert_eq!((lessons[0].succeeded, lessons[0].unchanged), (4, 1));

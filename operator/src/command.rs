@@ -39,12 +39,22 @@ use crate::run::Run;
 /// # Ok::<(), clap::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Command(pub(crate) Action);
+pub struct Command(pub(crate) Box<Action>);
 
 impl Command {
+    /// `run`, without options.
+    pub fn run() -> Self {
+        Self(Box::new(Action::Run(Run::default())))
+    }
+
+    /// `run --plan`: prints what would run.
+    pub fn plan() -> Self {
+        Self(Box::new(Action::Run(Run::plan())))
+    }
+
     /// What a component is built for by it, if at all.
     pub fn task(&self) -> Option<Task> {
-        match &self.0 {
+        match &*self.0 {
             Action::Run(_) => Some(Task::Run),
             Action::Replay(_) => Some(Task::Replay),
             Action::Repair(_) => Some(Task::Repair),
@@ -87,7 +97,7 @@ pub(crate) enum Action {
 
 impl FromArgMatches for Command {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Action::from_arg_matches(matches).map(Self)
+        Action::from_arg_matches(matches).map(|action| Self(Box::new(action)))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -192,7 +192,7 @@ where
 
     /// The same on another console: for tests.
     pub async fn execute_on(&self, command: Command, console: &mut Console) -> Exit {
-        let done = match command.0 {
+        let done = match *command.0 {
             Action::Run(run) => self.run(&run, console).await,
             Action::Replay(replay) => self.replay(&replay, console).await,
             Action::Repair(repair) => self.repair(&repair, console).await,

@@ -11,7 +11,7 @@ use crate::operator::{Operator, Task};
 use crate::replay::ended_as;
 use crate::text::escaped_lines;
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(after_help = "\
 Examples:
   $0 run                    until a signal comes, or the stream ends
@@ -28,6 +28,12 @@ pub(crate) struct Run {
     plan: bool,
     #[command(flatten)]
     output: Output,
+}
+
+impl Run {
+    pub(crate) fn plan() -> Self {
+        Self { plan: true, ..Self::default() }
+    }
 }
 
 impl<F> Operator<F>

@@ -365,6 +365,47 @@ mod tests {
     }
 
     #[test]
+    fn t1_jitter_around_an_interval_stays_within_its_share_of_it() {
+        let mut retry = Retry::exponential()
+            .no_quick()
+            .base(Duration::from_secs(10))
+            .cap(Duration::from_secs(60));
+        retry.jitter = Jitter::Around(0.25);
+        let around = (Duration::from_millis(7_500), Duration::from_millis(12_500));
+        assert_eq!(retry.range(1), around);
+        let random = Random::seeded(3);
+        let delays: Vec<_> = (0..1_000).filter_map(|_| retry.delay(1, &random)).collect();
+        assert!(delays.iter().all(|delay| (around.0..=around.1).contains(delay)));
+        assert!(delays.iter().any(|delay| *delay < Duration::from_millis(7_700)));
+        assert!(delays.iter().any(|delay| *delay > Duration::from_millis(12_300)));
+    }
+
+    #[test]
+    fn t1_delays_that_fit_the_budget_are_all_there() {
+        let retry = Retry::exponential().max_attempts(5);
+        assert_eq!(retry.elapsed(Duration::from_secs(3_600)).delays(1).count(), 4);
+    }
+
+    #[test]
+    fn what_is_just_right_is_no_mistake() {
+        let mut retry =
+            Retry::exponential().base(Duration::from_secs(1)).cap(Duration::from_secs(1));
+        for share in [0.0, 1.0] {
+            retry.jitter = Jitter::Around(share);
+            assert!(retry.check("x").is_ok());
+        }
+        for share in [-0.1, 1.1, f64::NAN] {
+            retry.jitter = Jitter::Around(share);
+            assert!(retry.check("x").is_err());
+        }
+        retry.jitter = Jitter::Full;
+        for factor in [0.9, f64::INFINITY, f64::NAN] {
+            retry.factor = factor;
+            assert!(retry.check("x").is_err(), "{factor}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let text = |retry: Retry| retry.check("resource `db`").expect_err("refused").to_string();
         assert!(text(Retry::exponential().max_attempts(0)).contains("retry max_attempts is 0"));

@@ -1,114 +1,84 @@
-//! The command line.
+//! The command line: the words that every component has, and a few of its own.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 
+use clap::{Args, Parser, Subcommand};
 use orders_component::generate::Generator;
 
-const HELP: &str = "\
-Says which orders are complete and which are overdue.
-
-Usage: orders COMMAND [--config FILE] [--data DIR]
-
-  run       process events until a signal comes (or the events end: `follow = false`)
-  check     print the plan that comes of the configuration, or what is wrong with it
-  ask METHOD PATH [JSON]
-            ask a component that runs, on its socket: ask GET /status
-  generate  write events to try it with
-  demo      generate, then run to the end of the events
-
-  --config FILE   the configuration; what it does not say has its default [env: ORDERS_CONFIG]
-  --data DIR      where everything is, instead of `data` in the configuration
-  --seed N        of generate and demo: the same seed makes the same events [default: 1]
-  --orders N      of generate and demo: how many orders [default: 1000]
-  --poison SHARE  of generate and demo: the share of events that cannot be processed [default: 0.02]
-  --help          print this
-
-The first SIGTERM or Ctrl-C ends it in peace, a second one at once. Exit codes: 0 all is settled, 1 it failed,
-2 command line or configuration cannot be used, 3 events are left to the next life.";
-
-pub(crate) struct Args {
-    pub(crate) command: Command,
+/// Says which orders are complete and which are overdue.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orders",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+The first SIGTERM or Ctrl-C ends a run in peace, a second one at once. Exit codes: 0 done, all is settled; 1 it failed; 2 command
+line or configuration cannot be used; 3 something is left to the next time; 4 done, and the answer is no."
+)]
+pub(crate) struct Line {
+    /// The configuration; what it does not say has its default [env: ORDERS_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Where everything is, instead of `data` in the configuration
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// The database, instead of `orders.db` in there: a replay into a fresh one
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) database: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) word: Word,
 }
 
-pub(crate) enum Command {
-    Run,
-    Check,
-    Ask {
-        method: String,
-        path: String,
-        body: String,
+#[derive(Debug, Subcommand)]
+pub(crate) enum Word {
+    #[command(flatten)]
+    Operate(streambreaker_operator::Command),
+    /// Store the events in the lake, until a signal comes
+    Store {
+        /// End at the end of the events
+        #[arg(long)]
+        once: bool,
     },
-    Generate(Generator),
-    Demo(Generator),
-    /// To print this, and no more.
-    Help(&'static str),
+    /// Print the plan that comes of the configuration, or what is wrong with it
+    Check,
+    /// Ask a component that runs, on its socket: ask GET /metrics
+    Ask {
+        /// GET or POST
+        method: String,
+        /// /metrics, for example
+        path: String,
+        /// The body of a POST
+        #[arg(default_value = "")]
+        json: String,
+    },
+    /// Write events to try it with
+    Generate(Made),
+    /// Generate, then run to the end of the events
+    Demo(Made),
 }
 
-impl Args {
-    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
-        let (mut words, mut config, mut data) = (Vec::new(), None, None);
-        let mut generator = Generator::default();
-        let mut generates = None;
-        let mut args = args.into_iter();
-        while let Some(arg) = args.next() {
-            let Some(arg) = arg.to_str() else {
-                return Err("a word of the command line is not UTF-8".to_owned());
-            };
-            let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
-            match arg {
-                "--help" | "-h" => {
-                    return Ok(Args { command: Command::Help(HELP), config, data });
-                }
-                "--config" => config = Some(value()?.into()),
-                "--data" => data = Some(value()?.into()),
-                "--seed" => generator.seed = number(arg, &value()?)?,
-                "--orders" => generator.orders = number(arg, &value()?)?,
-                "--poison" => {
-                    generator.poison = number(arg, &value()?)?;
-                    if !(0.0..=1.0).contains(&generator.poison) {
-                        return Err(
-                            "--poison is out of range; accepted: a share from 0 to 1".into()
-                        );
-                    }
-                }
-                _ if arg.starts_with("--") => {
-                    return Err(format!("unknown option {arg}; --help lists them"));
-                }
-                _ => words.push(arg.to_owned()),
-            }
-            if matches!(arg, "--seed" | "--orders" | "--poison") {
-                generates = Some(arg.to_owned());
-            }
-        }
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let command = match words[..] {
-            ["run"] => Command::Run,
-            ["check"] => Command::Check,
-            ["generate"] => Command::Generate(generator),
-            ["demo"] => Command::Demo(generator),
-            ["ask", method, path] => ask(method, path, ""),
-            ["ask", method, path, body] => ask(method, path, body),
-            _ => return Err("which command? --help lists them".to_owned()),
-        };
-        match (&command, generates) {
-            (Command::Generate(_) | Command::Demo(_), _) | (_, None) => {}
-            (_, Some(option)) => return Err(format!("{option} belongs to generate and demo")),
-        }
-        Ok(Args { command, config, data })
+/// Which events are made.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Made {
+    /// The same seed makes the same events
+    #[arg(long, value_name = "N", default_value_t = Generator::default().seed)]
+    seed: u64,
+    /// How many orders
+    #[arg(long, value_name = "N", default_value_t = Generator::default().orders)]
+    orders: u32,
+    /// The share of events that cannot be processed
+    #[arg(long, value_name = "SHARE", default_value_t = Generator::default().poison, value_parser = share)]
+    poison: f64,
+}
+
+impl Made {
+    pub(crate) fn generator(self) -> Generator {
+        let Self { seed, orders, poison } = self;
+        Generator { seed, orders, poison, ..Generator::default() }
     }
 }
 
-fn ask(method: &str, path: &str, body: &str) -> Command {
-    Command::Ask { method: method.to_owned(), path: path.to_owned(), body: body.to_owned() }
-}
-
-fn number<N: FromStr>(option: &str, value: &OsString) -> Result<N, String> {
-    value
-        .to_str()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| format!("{option} takes a number, not {value:?}"))
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "accepted: a share from 0 to 1".to_owned())
 }

@@ -1,11 +1,15 @@
 //! The process: command line, logs, metrics, probes, the graceful stop, exit codes. Nothing of the job is in here.
 //!
+//! What an operator needs comes from `streambreaker_operator`: it is handed the function that builds the component, and where
+//! lake, faults and listeners are.
+//!
 //! | code | meaning | restart? |
 //! |---|---|---|
-//! | 0 | every event that was read is settled; faults are stored | as you like |
+//! | 0 | done; every event that was read is settled, faults are stored | as you like |
 //! | 1 | it ended with an error: its source, a listener or a file failed for good | yes, after a look |
 //! | 2 | the command line or the configuration cannot be used | no: mend it |
 //! | 3 | events are left to the next life: the drain ran into its limit | yes |
+//! | 4 | of a command that asks something: the answer is no | |
 
 use std::error::Error;
 use std::fs;
@@ -15,53 +19,44 @@ use std::process::ExitCode;
 use orders_component::generate::Generator;
 use orders_component::settings::Settings;
 use orders_component::wiring;
-use streambreaker::admin::{self, Listener};
-use streambreaker::{BoxError, Processor, Report, RunError};
+use streambreaker::BoxError;
+use streambreaker::admin::{self, Bind, Listener};
+use streambreaker_operator::{Command, Exit, Operator, Task};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 mod args;
 
-use args::{Args, Command};
-
-/// The command line or the configuration cannot be used.
-const UNUSABLE: u8 = 2;
+use args::{Line, Word};
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(args) => args,
-        Err(mistake) => return unusable(mistake),
-    };
-    if let Command::Help(text) = args.command {
-        println!("{text}");
-        return ExitCode::SUCCESS;
-    }
-    // the image names its own, so that `orders ask` in a container finds the socket without being told
-    let config = args.config.or_else(|| std::env::var_os("ORDERS_CONFIG").map(PathBuf::from));
+    let line: Line = streambreaker_operator::parse();
+    // the image names its own, so that `orders status` in a container finds the socket without being told
+    let config = line.config.or_else(|| std::env::var_os("ORDERS_CONFIG").map(PathBuf::from));
     let mut settings = match config.as_deref().map(Settings::load).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
         Err(mistake) => {
             complain(&mistake);
-            return ExitCode::from(UNUSABLE);
+            return Exit::Unusable.into();
         }
     };
-    if let Some(data) = args.data {
+    if let Some(data) = line.data {
         settings.data = data;
     }
-    let done = match args.command {
-        Command::Help(_) => Ok(ExitCode::SUCCESS),
-        Command::Generate(generator) => generate(generator, &settings),
-        Command::Ask { method, path, body } => ask(&settings, &method, &path, &body),
-        Command::Check => component(&settings, |processor| {
-            println!("{}", processor.explain());
-            Ok(ExitCode::SUCCESS)
-        }),
-        Command::Run => component(&settings, |processor| run(processor, &settings)),
-        Command::Demo(generator) => {
+    settings.database = line.database.or(settings.database);
+    let done = match line.word {
+        Word::Operate(command) => operate(command, settings),
+        Word::Store { once } => {
+            settings.follow &= !once;
+            store(&settings)
+        }
+        Word::Check => operate(Command::plan(), settings),
+        Word::Ask { method, path, json } => ask(&settings, &method, &path, &json),
+        Word::Generate(made) => generate(made.generator(), &settings),
+        Word::Demo(made) => {
             settings.follow = false;
-            generate(generator, &settings)
-                .and_then(|_| component(&settings, |processor| run(processor, &settings)))
+            generate(made.generator(), &settings).and_then(|_| operate(Command::run(), settings))
         }
     };
     done.unwrap_or_else(|error| {
@@ -70,18 +65,16 @@ fn main() -> ExitCode {
     })
 }
 
-/// Sets up logs, builds the component, and hands it on.
-fn component(
-    settings: &Settings,
-    go: impl FnOnce(Processor) -> Result<ExitCode, BoxError>,
-) -> Result<ExitCode, BoxError> {
-    let filter: Targets = match settings.log.filter.parse() {
-        Ok(filter) => filter,
-        Err(error) => {
-            let accepted = "a level, or targets with levels such as `warn,streambreaker=info`";
-            return Ok(unusable(format!("log.filter: {error}; accepted: {accepted}")));
-        }
+/// Sets up logs: all that is configured of a run, else what went wrong and who did what.
+fn logs(settings: &Settings, task: Option<Task>) -> Result<(), ExitCode> {
+    let filter = match task {
+        Some(Task::Run) => settings.log.filter.as_str(),
+        _ => "warn,streambreaker::audit=info",
     };
+    let filter: Targets = filter.parse().map_err(|error| {
+        let accepted = "a level, or targets with levels such as `warn,streambreaker=info`";
+        unusable(format!("log.filter: {error}; accepted: {accepted}"))
+    })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let registry = tracing_subscriber::registry().with(filter);
     match settings.log.json {
@@ -90,53 +83,62 @@ fn component(
     }
     // a panic in a handler is a fault of its event, with its message in the fault event; the log is not the place for it
     streambreaker::hide_panic_messages();
-    match wiring::component(settings) {
-        Ok(processor) => go(processor),
-        Err(mistake) => {
-            complain(&mistake);
-            Ok(ExitCode::from(UNUSABLE))
-        }
-    }
+    Ok(())
 }
 
+/// Whatever every component can be told.
 #[tokio::main]
-async fn run(processor: Processor, settings: &Settings) -> Result<ExitCode, BoxError> {
+async fn operate(command: Command, settings: Settings) -> Result<ExitCode, BoxError> {
+    if let Err(code) = logs(&settings, command.task()) {
+        return Ok(code);
+    }
+    let listening = settings.clone();
+    let mut operator = {
+        let settings = settings.clone();
+        Operator::new(wiring::NAME, async move |_| Ok(wiring::component(&settings)?))
+    }
+    .lake_in(settings.lake())
+    .faults_in(settings.faults())
+    .stream(wiring::STREAM)
+    .listeners(move || listeners(&listening));
+    if let Some(socket) = settings.socket() {
+        operator = operator.admin(&format!("unix:{}", socket.display()));
+    }
+    Ok(operator.execute(command).await.into())
+}
+
+/// The listeners of a run.
+fn listeners(settings: &Settings) -> Result<Vec<Bind>, BoxError> {
     let recorder = admin::recorder()?;
-    let mut serving = Vec::new();
+    let mut listeners = Vec::new();
     if let Some(address) = &settings.admin.listen {
         // the kubelet and Prometheus come from outside: they may look, and turn nothing
-        let bind =
-            Listener::bind(address).read_only().allow_any_address().metrics(recorder.clone());
-        serving.push(bind.await?.spawn(processor.handle()));
+        let bind = Listener::bind(address).read_only().allow_any_address();
+        listeners.push(bind.metrics(recorder.clone()));
     }
     #[cfg(unix)]
     if let Some(socket) = settings.socket() {
-        serving
-            .push(Listener::bind_unix(socket).metrics(recorder).await?.spawn(processor.handle()));
+        listeners.push(Listener::bind_unix(socket).metrics(recorder));
     }
-
-    // SIGTERM or SIGINT drains, a second one ends the drain; probes answer until all is over
-    let ended = processor.run(streambreaker::shutdown()).await;
-    for serving in serving {
-        serving.stop().await;
-    }
-    match ended {
-        Ok(report) => Ok(tell(&report, ExitCode::from(report.exit_code()))),
-        // it has drained all the same, and accounts for it; the cause says what to do
-        Err(RunError::Ended { report, source: Some(cause), .. }) => {
-            complain(&cause);
-            Ok(tell(&report, ExitCode::FAILURE))
-        }
-        Err(error) => {
-            complain(&error);
-            Ok(error.report().map_or(ExitCode::FAILURE, |report| tell(report, ExitCode::FAILURE)))
-        }
-    }
+    Ok(listeners)
 }
 
-fn tell(report: &Report, code: ExitCode) -> ExitCode {
+/// Stores the events in the lake.
+#[tokio::main]
+async fn store(settings: &Settings) -> Result<ExitCode, BoxError> {
+    if let Err(code) = logs(settings, Some(Task::Run)) {
+        return Ok(code);
+    }
+    let writer = match wiring::lake_writer(settings) {
+        Ok(writer) => writer,
+        Err(mistake) => {
+            complain(&mistake);
+            return Ok(Exit::Unusable.into());
+        }
+    };
+    let report = writer.run(streambreaker::shutdown()).await?;
     println!("{report}");
-    code
+    Ok(ExitCode::from(report.exit_code()))
 }
 
 /// Writes events where the component reads them, unless others are there.
@@ -181,7 +183,7 @@ fn ask(_: &Settings, _: &str, _: &str, _: &str) -> Result<ExitCode, BoxError> {
 
 fn unusable(mistake: impl std::fmt::Display) -> ExitCode {
     eprintln!("orders: {mistake}");
-    ExitCode::from(UNUSABLE)
+    Exit::Unusable.into()
 }
 
 /// Says on standard error what went wrong, with its causes.

@@ -19,6 +19,10 @@ use crate::rules::Rules;
 pub struct Settings {
     /// The directory of events, checkpoint, database, faults and what is published; `target/orders` by default.
     pub data: PathBuf,
+    /// The database of event store and view; `orders.db` in `data` by default.
+    pub database: Option<PathBuf>,
+    /// The lake; the directory `lake` in `data` by default.
+    pub lake: Option<PathBuf>,
     /// Whether to wait for more at the end of the events; `true` by default.
     pub follow: bool,
     /// When an order is overdue.
@@ -67,6 +71,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             data: "target/orders".into(),
+            database: None,
+            lake: None,
             follow: true,
             rules: RuleSettings::default(),
             log: Log::default(),
@@ -185,7 +191,12 @@ impl Settings {
 
     /// The event store and the view.
     pub fn database(&self) -> PathBuf {
-        self.data.join("orders.db")
+        self.database.clone().unwrap_or_else(|| self.data.join("orders.db"))
+    }
+
+    /// The lake.
+    pub fn lake(&self) -> PathBuf {
+        self.lake.clone().unwrap_or_else(|| self.data.join("lake"))
     }
 
     /// Where faults go.

@@ -177,8 +177,11 @@ fn mistakes_end_with_2_and_say_where_and_what_is_accepted() {
     for (words, part) in [
         (&["fly"][..], "--help"),
         (&["run", "--what"], "--help"),
-        (&["run", "--seed", "1"], "belongs to generate and demo"),
-        (&["demo", "--orders", "many"], "takes a number"),
+        (&["run", "--seed", "1"], "unexpected argument '--seed'"),
+        (&["demo", "--orders", "many"], "invalid value 'many'"),
+        (&["demo", "--poison", "2"], "a share from 0 to 1"),
+        (&["status"], "where does the component listen?"),
+        (&["replay"], "store something first"),
         (&["run", "--config", "nowhere.toml"], "nowhere.toml cannot be read"),
         (&["ask", "GET", "/status"], "admin.socket is not set"),
     ] {

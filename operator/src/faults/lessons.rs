@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde_json::json;
-use streambreaker::{BoxError, FaultEvent, ProcessorBuilder};
+use streambreaker::{BoxError, Class, FaultEvent, ProcessorBuilder};
 use streambreaker_lake::Lesson;
 
 use super::note_skipped;
@@ -66,6 +66,7 @@ where
                 .map(|(stream, lesson)| {
                     let mut json = json!(lesson);
                     json["stream"] = json!(stream);
+                    json["time_alone_mended"] = json!(lesson.time_alone_mended());
                     json["deserves_a_retry"] = json!(lesson.deserves_a_retry());
                     json
                 })
@@ -113,9 +114,12 @@ fn print(learned: &[(String, Lesson)], console: &mut Console) -> Result<(), Fail
                 format!("{release}: {count}")
             })
             .collect();
-        let advice = match lesson.deserves_a_retry() {
-            true => "time alone mended them: `.transient()`",
-            false => "",
+        let advice = match lesson.class {
+            _ if lesson.deserves_a_retry() => "time alone mended them: `.transient()`",
+            Class::Transient | Class::Throttled if lesson.time_alone_mended() => {
+                "time alone mended them: longer retries, or give them back"
+            }
+            _ => "",
         };
         table.row(counts.map(thousands).into_iter().chain([
             lesson.fingerprint.clone(),
