@@ -112,7 +112,8 @@ impl Lineage {
         Self(Members::One(ticket))
     }
 
-    /// Joins lineages into one, in their order, for as long as they live.
+    /// Joins lineages into one, in their order, for as long as they live. A unit of none has no records: where it fails
+    /// there is nothing to set aside, and nothing to come again.
     pub fn join(lineages: impl IntoIterator<Item = Lineage>) -> Lineage {
         let mut all = Vec::new();
         for mut lineage in lineages {

@@ -230,3 +230,52 @@ async fn s9_one_by_one_what_was_given_back_counts_before_what_was_read_since() {
     }
     assert!(given_back > 50, "{given_back}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn s9_one_by_one_what_is_given_back_is_not_forgotten_before_the_source_has_heard_of_it() {
+    let (stream, clock) = stream();
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(Duration::from_secs(60)))
+        .faults(memory::faults())
+        .clock(clock)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().call(&db, async |_: &Event<u64>| Err::<(), _>("down").transient())
+        })
+        .build()
+        .unwrap();
+    let handle = run(processor);
+    stream.push("0");
+    // the broker neither hears nor says anything, for longer than its lease
+    stream.inject(Inject::CommitErrors(1_000_000));
+    millis(1).await;
+    stream.inject(Inject::Stall);
+    secs(600).await;
+    assert_eq!(handle.status().lanes[0].in_flight, 0);
+    assert_near(age(&handle), 600.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s9_one_by_one_a_copy_that_is_settled_stands_for_the_one_that_was_given_back() {
+    let (stream, clock) = stream();
+    let (db, effects) = (once("db"), Effects::default());
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(Duration::from_secs(600)))
+        .faults(memory::faults())
+        .clock(clock)
+        .pipeline("all", move |flow| {
+            let effects = effects.clone();
+            flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
+                if effects.note(**n) == 1 { Err("down").transient() } else { Ok(()) }
+            })
+        })
+        .build()
+        .unwrap();
+    let handle = run(processor);
+    stream.inject(Inject::Duplicate(1));
+    stream.push("0");
+    secs(100).await;
+    assert!(stream.is_settled("g"));
+    assert_eq!(handle.status().pipelines["all"].records.redelivered, 1);
+    assert_eq!(age(&handle), 0.0);
+}

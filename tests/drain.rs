@@ -272,6 +272,40 @@ async fn s5_what_is_assigned_in_a_drain_is_given_back_within_its_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn s5_a_second_signal_ends_also_the_release_of_what_was_assigned_in_the_drain() {
+    let shards = [("handler", 1, Hangs::Nowhere), ("late", 10, Hangs::InRelease)];
+    let source = Shards { at_once: false, ..Shards::of(shards, &Journal::default()) };
+    let rest = source.rest.clone();
+    rest.notify_one();
+    let db = Resource::builder("db").timeout(2 * HOUR).build().unwrap();
+    let processor = Processor::builder("p")
+        .source(source)
+        .faults(memory::faults())
+        .drain(HOUR)
+        .commit_timeout(HOUR)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().call(&db, async |_: &Event<u64>| {
+                secs(7_000).await;
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    secs(1).await;
+    trigger.pull();
+    secs(1).await;
+    rest.notify_one();
+    secs(1).await;
+    let begun = Instant::now();
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!report.drained, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn s5_revoked_during_a_restart_backoff_the_wait_ends_at_once() {
     let stream = numbers(10, 1);
     let db = once("db");

@@ -14,7 +14,7 @@ use streambreaker::fault::{FaultEvent, FloodGuard, Scrubber};
 use streambreaker::memory::{self, Stream, Verdict};
 use streambreaker::prelude::*;
 use streambreaker::sink::Limits;
-use streambreaker::{Class, Position, Processor, Shutdown};
+use streambreaker::{Class, Lineage, Position, Processor, Shutdown};
 use support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -390,6 +390,32 @@ async fn f9_what_an_adapter_drops_twice_is_a_fault() {
     let report = processor.run(Shutdown::never()).await.unwrap();
     assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (19, 1));
     assert_eq!(faults.events()[0].class, Class::Dropped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f11_a_unit_of_no_records_that_fails_is_no_fault_that_waits_for_ever() {
+    let stream = numbers(3, 1);
+    stream.close();
+    let faults = memory::faults();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", |flow| {
+            flow.json::<u64>()
+                .through(|units| {
+                    units.flat_map(|unit| {
+                        // an adapter that adds what no record said
+                        let extra = Lineage::join([]).with(None);
+                        futures::stream::iter([unit.map(|n| Some(*n)), extra])
+                    })
+                })
+                .try_map(|n: Option<u64>| n.ok_or("nobody's").fault())
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["all"].done, report.faults_stored), (3, 0), "{report}");
+    assert_eq!((report.faults_unconfirmed, report.exit_code()), (0, 0), "{report}");
 }
 
 #[tokio::test(start_paused = true)]

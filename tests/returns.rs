@@ -115,3 +115,38 @@ async fn a_limit_of_returns_holds_though_nobody_counts_deliveries() {
     assert_eq!((all.read, all.done, all.faulted, all.returned), (2, 1, 1, 0), "{report}");
     assert_eq!(faults.events()[0].class, Class::Returned);
 }
+
+#[tokio::test(start_paused = true)]
+async fn f8_only_its_own_returns_count_against_a_units_limit_though_nobody_counts_deliveries() {
+    let stream = Stream::new("numbers", 1);
+    stream.push("0");
+    stream.push("1");
+    stream.close();
+    let faults = memory::faults();
+    let db = resource("db").timeout(Duration::from_secs(60)).return_limit(3).build().unwrap();
+    let tries = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    let seen = tries.clone();
+    let processor = Processor::builder("p")
+        .source(Uncounted(stream.consumer("g").each(Duration::from_secs(3600))))
+        .faults(faults.clone())
+        .seed(1)
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().parallel(4, &db, async move |n: &Event<u64>| {
+                tokio::time::sleep(Duration::from_secs(**n * 40)).await;
+                match (**n, seen[**n as usize].fetch_add(1, Ordering::Relaxed)) {
+                    // the one beside it is cancelled each time, which is not its doing
+                    (0, 0..5) => Err("broken").fatal(),
+                    (1, 0) => Err("down").transient(),
+                    _ => Ok(()),
+                }
+            })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done, all.faulted), (2, 2, 0), "{report} {:?}", faults.events());
+    let tries = [&tries[0], &tries[1]].map(|tries| tries.load(Ordering::Relaxed));
+    assert_eq!(tries, [6, 2]);
+}

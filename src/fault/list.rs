@@ -152,6 +152,10 @@ pub(crate) fn hand_over(
     lineage: Lineage,
     refusal: Refusal,
 ) -> bool {
+    if lineage.is_empty() {
+        // nobody's: there is nothing to be stored, nor to wait for
+        return true;
+    }
     if lane.has(Flag::LOST) {
         // the shard is someone else's by now, and so is the fault
         lineage.put_back();

@@ -176,6 +176,7 @@ pub(crate) async fn commit_loop(
                             }
                         }
                         drop(history);
+                        shard.note_taken_back(&sent);
                         shard.core.note_commit(&shard);
                     }
                     (Call::Through(_) | Call::Extend, _) => {}
@@ -220,11 +221,13 @@ fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>,
                 }
                 Acknowledge::Each => {
                     let core = &shard.core;
-                    acks.extend(tracker.collect(&mut history, |record, returns| {
-                        let delay = core.return_delay(record.deliveries().max(returns));
-                        shard.note_given_back(record, delay);
-                        delay
-                    }));
+                    let new = tracker.collect(&mut history, |record, returns| {
+                        shard.note_given_back(record);
+                        core.return_delay(record.deliveries().max(returns))
+                    });
+                    let settled = new.iter().filter(|(_, ack)| !matches!(ack, Ack::Again { .. }));
+                    shard.note_come_again(settled.map(|(position, _)| position));
+                    acks.extend(new);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -41,6 +41,7 @@ pub(crate) async fn run_source(
     let mut changes = true;
     let mut draining = false;
     let mut ends = began;
+    let (over, _) = watch::channel(false);
     let mut signalled = false;
     let mut complete = true;
     let mut error: Option<String> = None;
@@ -61,6 +62,7 @@ pub(crate) async fn run_source(
                     for shard in owned.values() {
                         let _ = shard.commands.send(Command::Drain(Duration::ZERO));
                     }
+                    over.send_replace(true);
                 } else {
                     tracing::info!(target: "streambreaker::drain", processor = %core.name, "the drain begins");
                     drain = Some(core.drain);
@@ -111,8 +113,13 @@ pub(crate) async fn run_source(
                         // among the others, so that it does not outlive the run, nor the limit of the drain
                         let left = ends.saturating_duration_since(Instant::now());
                         let (serial, limit) = (serial, core.commit.timeout.min(left));
+                        let mut over = over.subscribe();
                         tasks.spawn(async move {
-                            release(acker, limit).await;
+                            tokio::select! {
+                                biased;
+                                _ = release(acker, limit) => {}
+                                _ = over.wait_for(|over| *over) => {}
+                            }
                             (serial, ShardEnd { complete: true, ..ShardEnd::default() })
                         });
                         continue;

@@ -20,7 +20,7 @@ use crate::fault::FaultList;
 use crate::flow::Feed;
 use crate::record::{Delivery, Position, Record, ShardId, Timestamp};
 use crate::settle::{Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
-use crate::source::{Acknowledge, Behind, Caps};
+use crate::source::{Ack, Acknowledge, Behind, Caps};
 
 mod read;
 mod run;
@@ -59,8 +59,8 @@ pub(crate) struct Shard {
     /// A record that was read and waits until there is room for it.
     held_back: Mutex<Option<Position>>,
     /// Records that were given back to a source that acknowledges one by one, and have not come again: when they
-    /// arrived, and until when they are waited for. Somebody else may get them.
-    given_back: Mutex<BTreeMap<Position, (Timestamp, Instant)>>,
+    /// arrived, and, once the source has heard of it, until when they are waited for. Somebody else may get them.
+    given_back: Mutex<BTreeMap<Position, (Timestamp, Option<Instant>)>>,
     tracker: Mutex<Tracker>,
     /// Known with the first records, which say what they are delivered for.
     history: OnceLock<(Reading, Arc<Mutex<History>>)>,
@@ -250,22 +250,35 @@ impl Shard {
         }
     }
 
-    /// A record is given back, to come again after `delay`.
-    pub(crate) fn note_given_back(&self, record: &Record, delay: Duration) {
-        let lease = self.caps.deadline.unwrap_or(Duration::from_secs(60));
-        let until = Instant::now() + delay.saturating_add(lease).min(FAR);
+    /// A record is to be given back.
+    pub(crate) fn note_given_back(&self, record: &Record) {
         let mut given_back = lock(&self.given_back);
         if given_back.len() < MOST_GIVEN_BACK {
-            given_back.insert(record.position().clone(), (record.arrival(), until));
+            given_back.insert(record.position().clone(), (record.arrival(), None));
         }
     }
 
-    /// These came again, if they were given back.
-    fn note_come_again(&self, records: &[Record]) {
+    /// The source has heard of what was given back: it comes again after its delay.
+    pub(crate) fn note_taken_back(&self, acks: &[(Position, Ack)]) {
+        let mut given_back = lock(&self.given_back);
+        if given_back.is_empty() {
+            return;
+        }
+        let lease = self.caps.deadline.unwrap_or(Duration::from_secs(60));
+        let now = Instant::now();
+        for (position, ack) in acks {
+            if let (Ack::Again { after }, Some((_, until))) = (ack, given_back.get_mut(position)) {
+                *until = Some(now + after.saturating_add(lease).min(FAR));
+            }
+        }
+    }
+
+    /// These came again, or another copy of them was settled: they are not waited for, if they were given back.
+    pub(crate) fn note_come_again<'a>(&self, positions: impl Iterator<Item = &'a Position>) {
         let mut given_back = lock(&self.given_back);
         if !given_back.is_empty() {
-            for record in records {
-                given_back.remove(record.position());
+            for position in positions {
+                given_back.remove(position);
             }
         }
     }
@@ -274,7 +287,7 @@ impl Shard {
     fn given_back_arrival(&self) -> Option<Timestamp> {
         let now = Instant::now();
         let mut given_back = lock(&self.given_back);
-        given_back.retain(|_, (_, until)| *until > now);
+        given_back.retain(|_, (_, until)| until.is_none_or(|until| until > now));
         given_back.values().map(|(arrival, _)| *arrival).min()
     }
 

@@ -162,6 +162,11 @@ impl LaneBatch {
         self.states[index].fetch_or(times << RETURNS_SHIFT, Ordering::AcqRel);
     }
 
+    /// How often it was, in this lane.
+    pub(crate) fn returns(&self, index: usize) -> u32 {
+        ((self.states[index].load(Ordering::Acquire) & RETURNS) >> RETURNS_SHIFT) as u32
+    }
+
     fn faulted(&self) -> MutexGuard<'_, BTreeMap<(u32, PartPath), FaultedPart>> {
         self.faulted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -481,8 +486,7 @@ impl Ticket {
 
     /// How often the record has been returned: by this lane, or before by a source that counts.
     pub(crate) fn returns(&self) -> u32 {
-        let here = (self.word().load(Ordering::Acquire) & RETURNS) >> RETURNS_SHIFT;
-        (here as u32).max(self.record().deliveries().saturating_sub(1))
+        self.batch.returns(self.index()).max(self.record().deliveries().saturating_sub(1))
     }
 
     pub(crate) fn again(&self) -> Ticket {

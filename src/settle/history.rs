@@ -54,6 +54,16 @@ impl Tally {
     }
 }
 
+/// A record that was given back to its source.
+#[derive(Debug, Default)]
+pub(crate) struct GivenBack {
+    /// How often, whatever for.
+    times: u32,
+    /// How often by each lane of its shard, for a reason of its own: that of a neighbour, or of another pipeline, does
+    /// not count against its limit.
+    pub(crate) returns: Box<[u32]>,
+}
+
 /// What has been seen of a shard in this process life, over all its assignments.
 #[derive(Debug, Default)]
 pub(crate) struct History {
@@ -70,7 +80,7 @@ pub(crate) struct History {
     unordered: bool,
     /// How often a record was given back in this life, where they are acknowledged one by one: not every such
     /// source counts deliveries, and the wait between two of them must grow all the same.
-    given_back: BTreeMap<Position, u32>,
+    given_back: BTreeMap<Position, GivenBack>,
     /// A pipeline's records of assignments that are over, and of retired batches.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -171,21 +181,22 @@ impl History {
     pub(crate) fn given_back<'a>(
         &'a self,
         records: &'a [Record],
-    ) -> impl Iterator<Item = (usize, u32)> + 'a {
+    ) -> impl Iterator<Item = (usize, &'a GivenBack)> + 'a {
         let known = if self.given_back.is_empty() { &[] } else { records };
         known.iter().enumerate().filter_map(|(index, record)| {
-            self.given_back.get(record.position()).map(|times| (index, *times))
+            self.given_back.get(record.position()).map(|before| (index, before))
         })
     }
 
-    /// A record is given back once more; how often that makes.
-    pub(super) fn give_back(&mut self, position: &Position) -> u32 {
+    /// A record is given back once more, after so many returns in each lane; how often that makes.
+    pub(super) fn give_back(&mut self, position: &Position, returns: Box<[u32]>) -> u32 {
         if self.given_back.len() == REMEMBERED && !self.given_back.contains_key(position) {
             self.given_back.pop_first();
         }
-        let times = self.given_back.entry(position.clone()).or_default();
-        *times = times.saturating_add(1);
-        *times
+        let before = self.given_back.entry(position.clone()).or_default();
+        before.times = before.times.saturating_add(1);
+        before.returns = returns;
+        before.times
     }
 
     /// A record is settled: it is not given back any more.

@@ -266,7 +266,9 @@ impl Tracker {
                 let record = &entry.batch.records[index];
                 let ack = match fate {
                     Fate::Returned => {
-                        Ack::Again { after: again(record, history.give_back(record.position())) }
+                        let returns = entry.lanes.iter().map(|lane| lane.returns(index)).collect();
+                        let times = history.give_back(record.position(), returns);
+                        Ack::Again { after: again(record, times) }
                     }
                     Fate::Faulted => Ack::Faulted,
                     Fate::Done | Fate::Filtered => Ack::Done,

@@ -167,7 +167,7 @@ impl Shard {
         };
         let deadline = own.into_iter().chain(self.until).min();
         self.core.note_passed_by(&self.id, &records);
-        self.note_come_again(&records);
+        self.note_come_again(records.iter().map(Record::position));
         let survey = Survey::of(&records);
         // a finite batch says nothing of what its host gave before
         let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
@@ -196,9 +196,11 @@ impl Shard {
                 .lanes
                 .iter()
                 .zip(counts)
-                .map(|(lane, counts)| {
+                .enumerate()
+                .map(|(number, (lane, counts))| {
                     let own = LaneBatch::new(batch.clone(), lane.state.clone(), counts);
-                    for (index, times) in history.given_back(&batch.records) {
+                    for (index, before) in history.given_back(&batch.records) {
+                        let times = before.returns.get(number).copied().unwrap_or(0);
                         own.returned_before(index, times);
                     }
                     own
