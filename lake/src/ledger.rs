@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,9 @@ pub struct LedgerEntry {
 /// More entries of one fault would mean that something goes round in circles.
 const ENTRIES: u32 = 1_000;
 
+/// How often a document is created that is neither made nor there.
+const CONFLICTS: u32 = 10;
+
 /// The ledger of a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
@@ -123,6 +127,22 @@ impl Ledger {
         Ok(Self { lake: lake.clone(), folder: lake.folder(stream)?.join("_ledger") })
     }
 
+    /// Creates a document where there is none; what is there, if there is one.
+    async fn create(&self, path: &Path, bytes: Bytes) -> Result<Option<Bytes>, LakeError> {
+        for _ in 0..CONFLICTS {
+            if self.lake.create(path, bytes.clone()).await? {
+                return Ok(None);
+            }
+            if let Some(there) = self.lake.document(path).await? {
+                return Ok(Some(there));
+            }
+            // a claim that was given up in between; or a conflict (S3's 409), which leaves nothing behind
+        }
+        let source = "it cannot be created, and is not there".into();
+        let error = object_store::Error::Generic { store: "ledger", source };
+        Err(LakeError::store("create a document")(error))
+    }
+
     fn entry_path(&self, fault: Uuid, number: usize) -> Path {
         self.folder.clone().join(fault.to_string()).join(format!("{number:04}.json"))
     }
@@ -154,11 +174,9 @@ impl Ledger {
         let path = self.entry_path(fault, row.entries.len());
         let bytes = serde_json::to_vec(&entry)
             .map_err(|source| LakeError::Document { path: path.to_string(), source })?;
-        let mut won = self.lake.create(&path, bytes.clone().into()).await?;
-        if !won {
-            // it may be ours: the reply of an attempt before was lost
-            won = self.lake.document(&path).await?.is_some_and(|there| there == bytes);
-        }
+        let there = self.create(&path, bytes.clone().into()).await?;
+        // it may be ours: the reply of an attempt before was lost
+        let won = there.is_none_or(|there| there == bytes);
         if won {
             row.entries.push(entry);
         }
@@ -170,10 +188,7 @@ impl Ledger {
         let path = self.claim_path(work);
         let document = |source| LakeError::Document { path: path.to_string(), source };
         let bytes = serde_json::to_vec(&Claim { fault }).map_err(document)?;
-        if self.lake.create(&path, bytes.into()).await? {
-            return Ok(None);
-        }
-        let Some(bytes) = self.lake.document(&path).await? else { return Ok(None) };
+        let Some(bytes) = self.create(&path, bytes.into()).await? else { return Ok(None) };
         let Claim { fault: owner } = serde_json::from_slice(&bytes).map_err(document)?;
         Ok((owner != fault).then_some(owner))
     }
