@@ -238,6 +238,7 @@ async fn s2_what_retention_took_is_reported_and_not_passed_over() {
     // gap be seen. Of these 200 the last 50 stay
     drop((reader, acker, source));
     server.start_again();
+    let context = server.context().await;
     publish(&context, 10..210).await;
     let mut source = orders(&context, WAIT).open().await.unwrap();
     let (mut reader, _acker) = assigned(&mut source).await;
