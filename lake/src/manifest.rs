@@ -121,7 +121,7 @@ impl Manifest {
         shards
     }
 
-    fn footers(&self, shard: &ShardId) -> impl Iterator<Item = &Footer> {
+    pub(crate) fn footers(&self, shard: &ShardId) -> impl Iterator<Item = &Footer> {
         self.objects.iter().map(|o| &o.footer).filter(move |f| f.shard == shard.as_str())
     }
 

@@ -1,16 +1,22 @@
-//! The conformance suites of the testkit, held against the lake: its writer, its faults.
+//! The conformance suites of the testkit, held against the lake: its writer, its faults, its replay.
 
 #![allow(clippy::unwrap_used)] // a test may
 
 mod support;
 
+use std::sync::Mutex;
+use std::time::Duration;
+
+use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::source::{Change, Read, Reader, Room, Source};
 use streambreaker::{BoxError, Delivery, FaultEvent, Position, Record};
-use streambreaker_lake::{FaultLake, FaultSelection, Lake, LakeWriter, Selection};
+use streambreaker_lake::{FaultLake, FaultSelection, Lake, LakeSource, LakeWriter, Selection};
 use streambreaker_testkit::suite::sink::{self, SinkHarness};
+use streambreaker_testkit::suite::source::{Cannot, Message, SourceHarness};
 use streambreaker_testkit::suite::{Harness, fault_sink};
-use streambreaker_testkit::{fault_sink_suite, sink_suite};
+use streambreaker_testkit::{fault_sink_suite, sink_suite, source_suite};
 use support::{Fail, Shaky, TEN};
+use uuid::Uuid;
 
 /// More failures than any rule waits for.
 const DOWN: usize = 1_000;
@@ -152,3 +158,65 @@ impl SinkHarness for Faults {
 }
 
 fault_sink_suite!(keeps_faults: Faults::default());
+
+/// A replay that is resumed: each message is an object of its own.
+struct Replays {
+    store: Shaky,
+    writer: LakeWriter,
+    stored: Mutex<u64>,
+}
+
+fn replays() -> Replays {
+    let store = Shaky::default();
+    let writer = LakeWriter::new(&store.lake());
+    Replays { store, writer, stored: Mutex::new(0) }
+}
+
+impl Harness for Replays {}
+
+impl SourceHarness for Replays {
+    type Source = LakeSource;
+
+    fn cannot(&self) -> Vec<Cannot> {
+        use Cannot::*;
+        // nobody owns a shard of a lake, and one without records is none; what retention took lies before the first object
+        vec![Follow, Shards, Gap, Fence, Revoke, Lose, Reassign, Restart]
+    }
+
+    async fn publish(&self, shard: usize, message: &Message) -> Result<(), BoxError> {
+        if shard > 0 {
+            return Err("there is one shard only".into());
+        }
+        let n = {
+            let mut stored = self.stored.lock().unwrap();
+            *stored += 1;
+            *stored
+        };
+        let mut record = Record::new("orders", "0", Position::from(n), message.payload.clone())
+            .with_arrival(TEN.plus(Duration::from_secs(60 * n)));
+        if let Some(key) = &message.key {
+            record = record.with_key(key.clone());
+        }
+        for (name, value) in &message.headers {
+            record = record.with_header(name.as_str(), value.clone());
+        }
+        let mut log = OutcomeLog::new(1);
+        self.writer.write(&[record], &mut log.outcomes()).await?;
+        if log.is_done(0) { Ok(()) } else { Err("it is not stored".into()) }
+    }
+
+    async fn consumer(&self) -> Result<LakeSource, BoxError> {
+        Ok(self.store.lake().replay(Selection::of("orders")).resumable(Uuid::from_u128(7)))
+    }
+
+    async fn close(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn fail_reads(&self, times: u32) -> Result<(), BoxError> {
+        self.store.reads_fail(times as usize);
+        Ok(())
+    }
+}
+
+source_suite!(replays: replays());
