@@ -13,15 +13,15 @@ use parquet::column::reader::ColumnReader;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::properties::ReaderProperties;
-use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedRowGroupReader;
 use streambreaker::record::Headers;
 use streambreaker::{Record, ShardId, Timestamp};
 
 use crate::encode::Stored;
 use crate::error::Damage;
-use crate::pages;
-use crate::parts::Parts;
+use crate::pages::{self, Columns};
+use crate::parts::{Parts, TRAILER, metadata_len};
 use crate::schema::{Digest, FOOTER_KEY, Footer, column, schema};
 use crate::select::Selection;
 
@@ -49,7 +49,15 @@ impl Default for Bounds {
     }
 }
 
-fn within(what: &'static str, found: u64, max: u64) -> Result<(), Damage> {
+/// What the metadata of an object may take: they unpack to some hundred times of it, and those of 4 million records take a
+/// fourth.
+pub(crate) const METADATA_BYTES: u64 = 4 << 20;
+
+pub(crate) fn longer_than_itself() -> Damage {
+    Damage::Torn("its metadata would be longer than itself".to_owned())
+}
+
+pub(crate) fn within(what: &'static str, found: u64, max: u64) -> Result<(), Damage> {
     if found > max { Err(Damage::TooLarge { what, found, max }) } else { Ok(()) }
 }
 
@@ -71,6 +79,13 @@ impl Opened {
     pub(crate) fn open(parts: &Parts, bounds: Bounds) -> Result<Self, Damage> {
         within("bytes", parts.len(), bounds.object_bytes)?;
         guarded(|| {
+            let end = parts.len().saturating_sub(TRAILER);
+            let needed = metadata_len(&parts.get_bytes(end, TRAILER as usize)?)?;
+            within("bytes of metadata", needed, METADATA_BYTES)?;
+            let start = parts.len().checked_sub(needed).ok_or_else(longer_than_itself)?;
+            let bytes = parts.get_bytes(start, (needed - TRAILER) as usize)?;
+            pages::metadata(&bytes)
+                .ok_or_else(|| Damage::Torn("its metadata claim more than they hold".to_owned()))?;
             let metadata = ParquetMetaDataReader::new().parse_and_finish(parts)?;
             let footer = metadata
                 .file_metadata()
@@ -111,13 +126,14 @@ impl Opened {
     }
 
     /// Where the columns of a group lie.
-    pub(crate) fn group_range(&self, group: usize) -> Result<Range<u64>, Damage> {
+    pub(crate) fn group_range(&self, parts: &Parts, group: usize) -> Result<Range<u64>, Damage> {
         guarded(|| {
             let ranges = self.metadata.row_group(group).columns().iter().map(|c| c.byte_range());
             let (start, end) = ranges.fold((u64::MAX, 0u64), |(start, end), (offset, len)| {
                 (start.min(offset), end.max(offset.saturating_add(len)))
             });
-            if start > end {
+            // a store that is asked for what is not there fails, as if it might do better the next time
+            if start > end || end > parts.len() {
                 return Err(Damage::Contents("its offsets"));
             }
             Ok(start..end)
@@ -173,7 +189,8 @@ impl Opened {
             within("unpacked bytes", claimed, self.bounds.group_bytes)?;
             let properties = Arc::new(ReaderProperties::builder().build());
             let reader = SerializedRowGroupReader::new(parts.clone(), metadata, None, properties)?;
-            let records = self.rows(&reader, metadata)?;
+            let columns = Columns { group: &reader, bytes: self.bounds.group_bytes };
+            let records = self.rows(&columns, metadata)?;
             if self.footer.digests.get(group) != Some(&Digest::of(&records).hex()) {
                 return Err(Damage::Contents("its checksum"));
             }
@@ -183,7 +200,7 @@ impl Opened {
 
     fn rows(
         &self,
-        reader: &dyn RowGroupReader,
+        reader: &Columns<'_>,
         metadata: &RowGroupMetaData,
     ) -> Result<Vec<Stored>, Damage> {
         let rows = usize::try_from(metadata.num_rows())
@@ -294,8 +311,8 @@ fn read<T: DataType>(
 }
 
 impl Column<ByteArray> {
-    fn bytes(reader: &dyn RowGroupReader, place: usize, rows: usize) -> Result<Self, Damage> {
-        match reader.get_column_reader(place)? {
+    fn bytes(reader: &Columns<'_>, place: usize, rows: usize) -> Result<Self, Damage> {
+        match reader.column(place)? {
             ColumnReader::ByteArrayColumnReader(mut column) => {
                 read::<ByteArrayType>(&mut column, rows)
             }
@@ -305,8 +322,8 @@ impl Column<ByteArray> {
 }
 
 impl Column<i64> {
-    fn numbers(reader: &dyn RowGroupReader, place: usize, rows: usize) -> Result<Self, Damage> {
-        match reader.get_column_reader(place)? {
+    fn numbers(reader: &Columns<'_>, place: usize, rows: usize) -> Result<Self, Damage> {
+        match reader.column(place)? {
             ColumnReader::Int64ColumnReader(mut column) => read::<Int64Type>(&mut column, rows),
             _ => Err(Damage::Foreign("column of numbers where there has to be one")),
         }
@@ -331,7 +348,7 @@ impl<V> Column<V> {
 }
 
 /// The headers of each row.
-fn headers(reader: &dyn RowGroupReader, rows: usize) -> Result<Vec<Headers>, Damage> {
+fn headers(reader: &Columns<'_>, rows: usize) -> Result<Vec<Headers>, Damage> {
     let names = Column::bytes(reader, column::HEADER_NAME, rows)?;
     let values = Column::bytes(reader, column::HEADER_VALUE, rows)?;
     if names.levels != values.levels
@@ -551,6 +568,33 @@ mod tests {
             read(hostile.into()),
             Err(Damage::TooLarge { what: "unpacked bytes", found, .. }) if found > 64 << 20
         ));
+    }
+
+    #[test]
+    fn l5_metadata_that_claim_groups_without_end_are_refused_before_any_is_reserved() {
+        let bytes = encode(&sample(2), None).expect("encoded").bytes;
+        // two rows; a list of one group
+        let list = [0x16, 4, 0x19, 0x1c];
+        let at = bytes.windows(4).rposition(|window| window == list).expect("it is there") + 3;
+        let (end, len) = (
+            bytes.len() - 8,
+            u32::from_le_bytes(bytes[bytes.len() - 8..][..4].try_into().expect("four")),
+        );
+        // two billion of them: what could not be reserved ended the process
+        let hostile = [&bytes[..at], &[0xfc, 0xff, 0xff, 0xff, 0xff, 0x07], &bytes[at + 1..end]];
+        let hostile = [&hostile.concat(), &(len + 5).to_le_bytes()[..], b"PAR1"].concat();
+        let claim = Damage::Torn("its metadata claim more than they hold".to_owned());
+        assert_eq!(decode(hostile.into()), Err(claim));
+    }
+
+    #[test]
+    fn l4_columns_that_lie_beyond_the_object_are_damage_and_not_asked_for() {
+        let bytes = encode(&sample(2), None).expect("encoded").bytes;
+        let parts = Parts::whole(bytes.clone());
+        let opened = Opened::open(&parts, Bounds::default()).expect("opened");
+        let range = opened.group_range(&parts, 0).expect("it is there");
+        let shorter = Parts::whole(bytes.slice(..range.end as usize - 1));
+        assert_eq!(opened.group_range(&shorter, 0), Err(Damage::Contents("its offsets")));
     }
 
     #[test]

@@ -162,6 +162,9 @@ async fn read_object(
             }
         }
     }
+    if faults.is_empty() {
+        damage.get_or_insert_with(|| Damage::Torn("it holds no fault".to_owned()));
+    }
     Ok((faults, damage))
 }
 

@@ -14,7 +14,7 @@ use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
-use crate::decode::{Bounds, Opened};
+use crate::decode::{Bounds, METADATA_BYTES, Opened, longer_than_itself, within};
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::name::{ObjectName, stream_folder, stream_of_folder};
@@ -257,9 +257,10 @@ impl Lake {
         let needed = metadata_len(&tail).map_err(|damage| Self::damaged(path, damage))?;
         let mut parts = Parts::tail(len, tail);
         let start = len.saturating_sub(needed);
-        if needed > len || needed > self.bounds.object_bytes {
-            let damage = Damage::Torn("its metadata would be longer than itself".to_owned());
-            return Err(Self::damaged(path, damage));
+        within("bytes of metadata", needed, METADATA_BYTES)
+            .map_err(|damage| Self::damaged(path, damage))?;
+        if needed > len {
+            return Err(Self::damaged(path, longer_than_itself()));
         }
         if !parts.has(&(start..len)) {
             parts.add(start, self.fetch_range(path, start..len).await?);

@@ -121,7 +121,7 @@ impl Manifest {
         shards
     }
 
-    fn footers(&self, shard: &ShardId) -> impl Iterator<Item = &Footer> {
+    pub(crate) fn footers(&self, shard: &ShardId) -> impl Iterator<Item = &Footer> {
         self.objects.iter().map(|o| &o.footer).filter(move |f| f.shard == shard.as_str())
     }
 
@@ -176,12 +176,20 @@ impl Lake {
             known.extend(document.objects.into_iter().map(|entry| (entry.path.clone(), entry)));
             missing = document.missing;
         }
+        let named = |footer: &Footer, object: &Listed| {
+            footer.stream == stream
+                && footer.shard == object.name.shard.as_str()
+                && footer.first == object.name.first
+                && footer.last == object.name.last
+        };
         let mut manifest = Manifest { stream: stream.to_owned(), ..Manifest::default() };
         let mut unknown: Vec<Listed> = Vec::new();
         missing.retain(|entry| listing.objects.iter().all(|o| o.path.as_ref() != entry.path));
         for object in listing.objects {
             match known.remove(object.path.as_ref()) {
-                Some(entry) if entry.size == object.size => manifest.objects.push(entry),
+                Some(entry) if entry.size == object.size && named(&entry.footer, &object) => {
+                    manifest.objects.push(entry);
+                }
                 _ => unknown.push(object),
             }
         }
@@ -193,12 +201,8 @@ impl Lake {
             match opened {
                 Ok((opened, _)) => {
                     let footer = opened.footer;
-                    let named = footer.stream == stream
-                        && footer.shard == object.name.shard.as_str()
-                        && footer.first == object.name.first
-                        && footer.last == object.name.last;
                     let path = object.path.to_string();
-                    if named {
+                    if named(&footer, &object) {
                         manifest.objects.push(ManifestEntry { path, size: object.size, footer });
                     } else {
                         manifest.damaged.push((path, Damage::Contents("its name")));

@@ -66,7 +66,7 @@ impl ChunkReader for Parts {
 }
 
 /// How many bytes at an object's end say how long its metadata is.
-const TRAILER: u64 = 8;
+pub(crate) const TRAILER: u64 = 8;
 
 /// How many bytes from the end the metadata begins, as the last bytes of an object say.
 pub(crate) fn metadata_len(tail: &[u8]) -> Result<u64, Damage> {

@@ -250,7 +250,7 @@ async fn read_group(
     if !open.opened.may_hold(&open.end, group, selection).map_err(damaged)? {
         return Ok(Vec::new());
     }
-    let range = open.opened.group_range(group).map_err(damaged)?;
+    let range = open.opened.group_range(&open.end, group).map_err(damaged)?;
     let mut parts = open.end.clone();
     let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
     if !parts.has(&range) {

@@ -158,7 +158,10 @@ impl Lake {
         for shard in manifest.shards() {
             let gaps = manifest.gaps(&shard).into_iter().filter(|gap| gap.proven);
             let gaps = gaps.map(|gap| (gap.after, gap.before)).collect();
-            shards.insert(shard, Selected { entries: Vec::new(), gaps });
+            let oldest = manifest.footers(&shard).next();
+            let begins =
+                oldest.and_then(|oldest| Some((oldest.after.clone()?, oldest.first.clone())));
+            shards.insert(shard, Selected { entries: Vec::new(), gaps, begins });
         }
         for entry in manifest.objects {
             if selection.may_be_in(&entry.footer) {
@@ -185,6 +188,8 @@ pub(crate) struct Selected {
     pub(crate) entries: Vec<ManifestEntry>,
     /// Between which positions records are missing.
     gaps: VecDeque<(Position, Position)>,
+    /// The last position that was stored before all that is there, and the first that is there.
+    begins: Option<(Position, Position)>,
 }
 
 impl LakeSource {
@@ -228,6 +233,10 @@ impl Replay {
             let mut gaps = selected.gaps;
             if let Some(after) = &after {
                 gaps.retain(|(_, before)| before > after);
+                // what it would have gone on with is gone, and all behind that up to the oldest object
+                if let Some((_, first)) = selected.begins.filter(|(stored, _)| stored > after) {
+                    gaps.push_front((after.clone(), first));
+                }
             }
             let records = ShardRecords::new(
                 self.lake.clone(),
@@ -426,6 +435,10 @@ impl Acker for LakeAcker {
         let (Some(cursor), Settled::Through(position)) = (&mut self.cursor, settled) else {
             return Ok(());
         };
+        // a commit that comes late takes nothing back
+        if cursor.settled.as_ref().is_some_and(|settled| settled >= position) {
+            return Ok(());
+        }
         let document = CursorDocument { selection: cursor.selection, settled: position.clone() };
         let bytes = serde_json::to_vec(&document).map_err(CommitError::transient)?;
         self.lake

@@ -10,6 +10,7 @@ use streambreaker::flow::{NewEvent, OnReplay};
 use streambreaker::memory::Collect;
 use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
+use streambreaker::source::{Acker, Change, Settled};
 use streambreaker::{Delivery, Position, Record, Report, RunError, Source, memory};
 use streambreaker_lake::{Damage, Lake, LakeWriter, Selection};
 use support::{Shaky, TEN, record, records, store, stream_of};
@@ -264,6 +265,34 @@ async fn l4_what_cannot_be_read_is_skipped_told_and_a_gap_in_the_report() {
     assert_eq!((&gap.from, &gap.to), (&"29".to_owned(), &"60".to_owned()));
     let damaged = progress.counts().damaged;
     assert!(matches!(&damaged[..], [(path, Damage::Torn(_))] if *path == middle), "{damaged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_what_is_gone_when_a_replay_is_resumed_is_a_gap() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let writer = LakeWriter::new(&lake);
+    for chunk in records("orders", "0", 0..90).chunks(30) {
+        let mut log = OutcomeLog::new(chunk.len());
+        writer.write(chunk, &mut log.outcomes()).await.unwrap();
+    }
+    let replay = || lake.replay(Selection::of("orders")).resumable(Uuid::from_u128(1));
+    let mut first = replay();
+    let Some(Change::Assigned { mut acker, .. }) = first.next().await.unwrap() else {
+        panic!("a shard")
+    };
+    acker.settle(Settled::Through(&Position::from(9))).await.unwrap();
+    for object in ["0-0-29.parquet", "0-30-59.parquet"] {
+        let path = shaky.paths().await.into_iter().find(|path| path.ends_with(object)).unwrap();
+        shaky.put_bytes(&path, "").await;
+    }
+    let (report, found) = run(replay()).await;
+    assert_eq!(live(found), records("orders", "0", 60..90));
+    let gap = report.gaps.first().expect("a gap");
+    assert_eq!((&gap.from, &gap.to), (&"9".to_owned(), &"60".to_owned()));
+    // and none where everything that was not settled is there
+    let (report, _) = run(replay()).await;
+    assert!(report.gaps.is_empty(), "{report}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -73,6 +73,9 @@ pub enum Cannot {
     Shards,
     /// Drop a read and lose nothing: [`Reader::read`](streambreaker::source::Reader::read) promises no cancel safety.
     CancelReads,
+    /// Yield what is published after it was opened: it ends behind what was there. Nor has it a shard before there is a
+    /// record in it.
+    Follow,
     /// Come to an end.
     End,
     /// Forget records that are not read yet.
@@ -102,6 +105,7 @@ impl fmt::Display for Cannot {
             Cannot::LineEnds => "cannot carry line ends",
             Cannot::Shards => "cannot have a second shard",
             Cannot::CancelReads => "cannot drop a read without loss",
+            Cannot::Follow => "cannot yield what is published after it was opened",
             Cannot::End => "cannot end",
             Cannot::Gap => "cannot forget records",
             Cannot::FailReads => "cannot be made to fail a read",
