@@ -224,7 +224,7 @@ pub use processor::{
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};
 #[doc(inline)]
 pub use resource::{Breaker, OnExhausted, OnOpen, Rate, Resource, Retry, RetryQuota};
-pub use settle::{Fate, FaultKind, Gap, PipelineReport, Report, WaitsFor};
+pub use settle::{Fate, FaultKind, Gap, PassedBy, PipelineReport, Report, WaitsFor};
 #[doc(inline)]
 pub use sink::Sink;
 #[doc(inline)]

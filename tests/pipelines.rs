@@ -11,7 +11,7 @@ use streambreaker::config::Config;
 use streambreaker::memory::{self, Inject};
 use streambreaker::prelude::*;
 use streambreaker::sink::{Limits, Outcomes};
-use streambreaker::{By, FaultEvent, Position, ProcessorBuilder, Record, RunError, Sink};
+use streambreaker::{By, Delivery, FaultEvent, Position, ProcessorBuilder, Record, RunError, Sink};
 use support::*;
 
 #[tokio::test(start_paused = true)]
@@ -39,7 +39,9 @@ async fn a_disabled_pipeline_holds_no_commit_and_is_reported_with_what_went_by()
     for (shard, id) in stream.shards().iter().enumerate() {
         let records = stream.records(shard);
         let ends = [&records[0], records.last().unwrap()].map(|r| r.position().to_string());
-        assert_eq!(search.passed_by[id.as_str()], (ends[0].clone(), ends[1].clone()));
+        let by = &search.passed_by[shard];
+        assert_eq!((&*by.stream, &*by.shard), ("numbers", id.as_str()));
+        assert_eq!([&by.first, &by.last], [&ends[0], &ends[1]]);
     }
     let text = report.to_string();
     assert!(text.contains("disabled"), "{text}");
@@ -68,8 +70,27 @@ async fn what_comes_again_does_not_move_what_went_by() {
     some.close();
     let report = processor.run_from(some.consumer("g"), Shutdown::never()).await.unwrap();
     assert_eq!(report.pipelines["totals"].redelivered, 5, "{report}");
-    let passed_by = &report.pipelines["search"].passed_by["0"];
-    assert_eq!((&*passed_by.0, &*passed_by.1), ("0", "39"));
+    let [passed_by] = &report.pipelines["search"].passed_by[..] else { panic!("{report}") };
+    assert_eq!((&*passed_by.first, &*passed_by.last), ("0", "39"));
+
+    // another stream has shards of the same names
+    let other = memory::Stream::new("others", 1);
+    other.push("1");
+    other.close();
+    let report = processor.run_from(other.consumer("g"), Shutdown::never()).await.unwrap();
+    let passed_by = &report.pipelines["search"].passed_by;
+    let of = |n: usize| (&*passed_by[n].stream, &*passed_by[n].first, &*passed_by[n].last);
+    assert_eq!((passed_by.len(), of(0), of(1)), (2, ("numbers", "0", "39"), ("others", "0", "0")));
+
+    // a replay was not meant for it
+    let run = uuid::Uuid::from_u128(7);
+    let replay = memory::Stream::new("replayed", 1);
+    let record = stream.records(0)[3].clone().with_delivery(Delivery::Replay { run });
+    replay.push_record(record).unwrap();
+    replay.close();
+    let report = processor.run_from(replay.consumer("g"), Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["totals"].done, 42, "{report}");
+    assert_eq!(report.pipelines["search"].passed_by.len(), 2, "{report}");
 }
 
 fn renamed() -> ProcessorBuilder {

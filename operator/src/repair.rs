@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use streambreaker::{BoxError, Gap, Position, ProcessorBuilder, ShardId};
+use streambreaker::{BoxError, Gap, PassedBy, Position, ProcessorBuilder, ShardId};
 use streambreaker_lake::{Lake, Selection};
 
 use crate::args::{LakeAt, Output, Pace, Who};
@@ -66,13 +66,22 @@ pub(crate) struct Repair {
 struct Missed {
     gaps: Vec<Gap>,
     #[serde(default)]
-    pipelines: BTreeMap<String, PassedBy>,
+    pipelines: BTreeMap<String, OfPipeline>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct PassedBy {
-    passed_by: BTreeMap<String, (Position, Position)>,
+struct OfPipeline {
+    passed_by: Vec<PassedBy>,
+}
+
+fn position(stream: &str, shard: &str, text: &str) -> Result<Position, Failure> {
+    text.parse::<Position>().map_err(|error| no_position(stream, shard, error))
+}
+
+fn no_position(stream: &str, shard: &str, error: impl Into<BoxError>) -> Failure {
+    let message = format!("the positions of what {stream}/{shard} missed are none");
+    Failure { exit: Exit::Unusable, ..Failure::because(message, error) }
 }
 
 /// A range of records that somebody has missed.
@@ -89,32 +98,26 @@ struct Range {
 
 impl Range {
     fn of(gap: &Gap, pipelines: &[String]) -> Result<Self, Failure> {
-        let bad = |error| {
-            let message =
-                format!("the positions of a gap in {}/{} are none", gap.stream, gap.shard);
-            Failure { exit: Exit::Unusable, ..Failure::because(message, error) }
-        };
-        let position = |text: &str| text.parse::<Position>().map_err(bad);
+        let Gap { stream, shard, from, to, .. } = gap;
         Ok(Self {
-            selection: Selection::missing(gap).map_err(bad)?,
-            shard: gap.shard.as_str().into(),
-            from: position(&gap.from)?,
-            to: position(&gap.to)?,
+            selection: Selection::missing(gap)
+                .map_err(|error| no_position(stream, shard, error))?,
+            shard: shard.as_str().into(),
+            from: position(stream, shard, from)?,
+            to: position(stream, shard, to)?,
             open: true,
             pipelines: pipelines.to_vec(),
         })
     }
 
-    fn passed(
-        stream: &str,
-        shard: &str,
-        (from, to): &(Position, Position),
-        pipeline: &str,
-    ) -> Self {
-        let selection = Selection::of(stream).shard(shard).positions(from.clone(), to.clone());
-        let (from, to) = (from.clone(), to.clone());
+    fn passed(by: &PassedBy, pipeline: &str) -> Result<Self, Failure> {
+        let PassedBy { stream, shard, first, last, .. } = by;
+        let (from, to) = (position(stream, shard, first)?, position(stream, shard, last)?);
+        let shard = ShardId::from(shard.as_str());
+        let selection =
+            Selection::of(stream).shard(shard.clone()).positions(from.clone(), to.clone());
         let pipelines = vec![pipeline.to_owned()];
-        Self { selection, shard: shard.into(), from, to, open: false, pipelines }
+        Ok(Self { selection, shard, from, to, open: false, pipelines })
     }
 
     fn shown(&self) -> String {
@@ -236,9 +239,9 @@ where
         for gap in missed.gaps.iter().filter(|gap| named.is_none_or(|named| *named == gap.stream)) {
             ranges.push(Range::of(gap, &[])?);
         }
-        for (pipeline, PassedBy { passed_by }) in &missed.pipelines {
-            for (shard, range) in passed_by {
-                ranges.push(Range::passed(&stream().await?, shard, range, pipeline));
+        for (pipeline, OfPipeline { passed_by }) in &missed.pipelines {
+            for by in passed_by.iter().filter(|by| named.is_none_or(|named| *named == by.stream)) {
+                ranges.push(Range::passed(by, pipeline)?);
             }
         }
         Ok(ranges)

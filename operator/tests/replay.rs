@@ -180,7 +180,10 @@ async fn the_report_of_a_run_says_what_is_to_be_repaired() {
     let words = ["repair", "--report", report.to_str().unwrap(), "--json"];
     let send = [&words[..], &["--send", "--why", "a test", "--who", "ada"]].concat();
 
-    write(json!([gap("4", "8")]), json!({"1": ["21", "25"]}));
+    write(
+        json!([gap("4", "8")]),
+        json!([{"stream": "orders", "shard": "1", "first": "21", "last": "25"}]),
+    );
     let sent = world.ask(&send).await.json();
     let ranges = sent["ranges"].as_array().unwrap();
     assert_eq!(
@@ -196,12 +199,12 @@ async fn the_report_of_a_run_says_what_is_to_be_repaired() {
     );
 
     // what the lake has only in part is said, and repaired as far as it goes
-    write(json!([gap("36", "100")]), json!({}));
+    write(json!([gap("36", "100")]), json!([]));
     let part = world.ask(&words).await;
     part.says(Exit::Partly, &["orders/0: 36 up to 100", "does not have all of it"]);
     assert_eq!(part.document()["ranges"][0]["records"], 2);
 
-    write(json!([]), json!({}));
+    write(json!([]), json!([]));
     assert_eq!(world.ask(&words).await.json()["ranges"], json!([]));
     std::fs::write(&report, "the report").unwrap();
     world.ask(&words).await.says(Exit::Unusable, &["is no report of `run --json`"]);

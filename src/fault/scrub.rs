@@ -216,11 +216,11 @@ impl Pass<'_> {
             Some((slashes, inside)) => (inside, self.closing(inside, slashes)),
             // the members of an object have names of their own
             None if self.bytes.get(start) == Some(&b'{') => return name_end,
-            None if self.bytes.get(start) == Some(&b'[') => (start, self.bracket_end(start)),
-            None => match reach {
-                Reach::Word => (start, self.run_end(start, |b| !ends_value(b))),
-                Reach::Line => (start, self.run_end(start, |b| b != b'\n' && b != b'\r')),
-            },
+            // a list, and what hangs on it: a second pass takes it for a part of the mask
+            None if self.bytes.get(start) == Some(&b'[') => {
+                (start, self.value_end(self.bracket_end(start), reach))
+            }
+            None => (start, self.value_end(start, reach)),
         };
         if end == start {
             return name_end;
@@ -232,6 +232,14 @@ impl Pass<'_> {
         self.out.push_str(between);
         self.out.push_str(MASK);
         end
+    }
+
+    /// The end of a value without quotes, of which what lies before `from` is known to be part.
+    fn value_end(&self, from: usize, reach: Reach) -> usize {
+        match reach {
+            Reach::Word => self.run_end(from, |b| !ends_value(b)),
+            Reach::Line => self.run_end(from, |b| b != b'\n' && b != b'\r'),
+        }
     }
 
     /// Behind the bracket that closes the one at `from`; the end of the text if none does, since what
@@ -381,6 +389,8 @@ mod tests {
                 ["b"]],"n":1}"#,
                 r#"{"tokens":***,"n":1}"#,
             ),
+            ("key:[]://", "key:***"),
+            ("authorization: [a] b\nnext", "authorization: ***\nnext"),
             (r#"{"credentials":{"pass":"b"}}"#, r#"{"credentials":{"pass":"***"}}"#),
             ("password = 'a b', user=c", "password = '***', user=c"),
             ("Password: hunter2; x", "Password: ***; x"),

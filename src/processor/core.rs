@@ -23,7 +23,9 @@ use crate::flow::StagePlan;
 use crate::labels::Labels;
 use crate::record::{Position, ShardId};
 use crate::resource::{Resource, Retry};
-use crate::settle::{FaultKind, Gap, History, PipelineInfo, PipelineReport, Report, Tally};
+use crate::settle::{
+    FaultKind, Gap, History, PassedBy, PipelineInfo, PipelineReport, Report, Tally,
+};
 
 mod in_flight;
 mod notes;
@@ -72,6 +74,7 @@ pub(crate) struct Core {
     labels: Arc<Labels>,
     lines: Lines,
     book: Mutex<Book>,
+    telling: Mutex<Telling>,
 }
 
 /// What is remembered over shards.
@@ -80,12 +83,16 @@ struct Book {
     histories: BTreeMap<Reading, Arc<Mutex<History>>>,
     live: Vec<Weak<Shard>>,
     gaps: Vec<Gap>,
-    passed_by: BTreeMap<ShardId, (Position, Position)>,
-    told: Vec<Tally>,
-    gauges: Told,
+    passed_by: BTreeMap<(Arc<str>, ShardId), (Position, Position)>,
     /// What each run is doing, and how many have begun.
     runs: BTreeMap<u64, Phase>,
     begun: u64,
+}
+
+/// What metrics were told the last time.
+struct Telling {
+    tallies: Vec<Tally>,
+    gauges: Told,
 }
 
 /// One run of a source.
@@ -128,7 +135,7 @@ pub(crate) struct Parts {
 
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let told = vec![Tally::default(); parts.pipelines.len()];
+        let tallies = vec![Tally::default(); parts.pipelines.len()];
         let labels = parts.desk.labels.clone();
         Arc::new(Self {
             name: parts.name,
@@ -153,7 +160,8 @@ impl Core {
             unconfirmed: AtomicU64::new(0),
             labels,
             lines: Lines::default(),
-            book: Mutex::new(Book { told, ..Book::default() }),
+            book: Mutex::default(),
+            telling: Mutex::new(Telling { tallies, gauges: Told::default() }),
         })
     }
 
@@ -275,10 +283,11 @@ impl Core {
                 report.enabled = pipeline.enabled;
                 report.restarts = restarts.get(&pipeline.info.index).copied().unwrap_or(0);
                 if !pipeline.enabled {
-                    report.passed_by = book
-                        .passed_by
-                        .iter()
-                        .map(|(s, (a, b))| (s.to_string(), (a.to_string(), b.to_string())))
+                    let passed_by = book.passed_by.iter();
+                    report.passed_by = passed_by
+                        .map(|((stream, shard), (first, last))| {
+                            PassedBy::new(stream, shard, first, last)
+                        })
                         .collect();
                 }
                 (pipeline.info.name.clone(), report)
@@ -319,19 +328,24 @@ impl Core {
     /// Tells metrics what came since the last time, and warns of what stands still.
     pub(crate) fn tick(&self) {
         let now = self.clock.now();
+        // held from before anything is looked at: of two runs that tick at once the later one must not tell what is older
+        let mut told = self.telling.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut gauges = Gauges::default();
         for shard in self.shards() {
             super::observe::shard(self, &shard, now, &mut gauges);
         }
         let tallies = self.tallies();
-        let mut book = self.book();
         for (pipeline, tally) in self.pipelines.iter().zip(&tallies) {
-            let told = &mut book.told[pipeline.info.index];
-            super::observe::records(self, &pipeline.info.name, told, tally);
-            *told = *tally;
+            super::observe::records(
+                self,
+                &pipeline.info.name,
+                &told.tallies[pipeline.info.index],
+                tally,
+            );
         }
-        book.gauges.tell(gauges);
-        drop(book);
+        told.tallies = tallies;
+        told.gauges.tell(gauges);
+        drop(told);
         let instant = tokio::time::Instant::now();
         for resource in &self.resources {
             resource.publish_metrics(instant);

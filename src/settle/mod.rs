@@ -11,7 +11,7 @@ pub(crate) use self::history::{History, Tally};
 pub use self::lane::WaitsFor;
 pub(crate) use self::lane::{Flag, LaneState, Lines, PipelineInfo, Place, StageInfo, Turn};
 pub(crate) use self::report::printable;
-pub use self::report::{FaultKind, Gap, PipelineReport, Report};
+pub use self::report::{FaultKind, Gap, PassedBy, PipelineReport, Report};
 pub(crate) use self::tracker::Tracker;
 
 mod batch;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Tally;
 use crate::error::Class;
+use crate::record::{Position, ShardId};
 
 /// What became of every record that a processor read in this life.
 ///
@@ -83,6 +84,29 @@ impl Gap {
     }
 }
 
+/// A range of positions that went by a pipeline that is disabled.
+///
+/// It reads back from the JSON of a [`Report`], as a [`Gap`] does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PassedBy {
+    /// The stream.
+    pub stream: String,
+    /// The shard.
+    pub shard: String,
+    /// The first position that went by.
+    pub first: String,
+    /// The last one.
+    pub last: String,
+}
+
+impl PassedBy {
+    pub(crate) fn new(stream: &str, shard: &ShardId, first: &Position, last: &Position) -> Self {
+        let (shard, first, last) = (shard.to_string(), first.to_string(), last.to_string());
+        Self { stream: stream.to_owned(), shard, first, last }
+    }
+}
+
 /// What became of the records in one pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -105,9 +129,9 @@ pub struct PipelineReport {
     pub restarts: u64,
     /// Whether the pipeline ran. One that is disabled takes no part in commits.
     pub enabled: bool,
-    /// For a disabled pipeline: by shard, the first and the last position that went by without it.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub passed_by: BTreeMap<String, (String, String)>,
+    /// For a disabled pipeline: what the stream had for it that went by. Not what was replayed or resubmitted to others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_by: Vec<PassedBy>,
 }
 
 impl PipelineReport {
@@ -122,7 +146,7 @@ impl PipelineReport {
             redelivered: tally.redelivered,
             restarts: 0,
             enabled: true,
-            passed_by: BTreeMap::new(),
+            passed_by: Vec::new(),
         }
     }
 }
@@ -221,13 +245,14 @@ impl fmt::Display for Report {
                 write!(f, "   disabled")?;
             }
             writeln!(f)?;
-            for (shard, (from, to)) in &p.passed_by {
+            for PassedBy { stream, shard, first, last } in &p.passed_by {
                 writeln!(
                     f,
-                    "  shard {}: {} to {} went by without it",
+                    "  {}/{}: {} to {} went by without it",
+                    printable(stream),
                     printable(shard),
-                    printable(from),
-                    printable(to)
+                    printable(first),
+                    printable(last)
                 )?;
             }
         }

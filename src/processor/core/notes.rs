@@ -1,5 +1,6 @@
 //! What happens to a processor beside its records: counted, told to metrics, and said in the log at most once a minute.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Core;
@@ -57,14 +58,16 @@ impl Core {
         self.unconfirmed.fetch_add(faults, Ordering::AcqRel);
     }
 
-    pub(crate) fn note_passed_by(&self, shard: &ShardId, records: &[Record]) {
+    /// These go by the pipelines that are disabled; what is replayed or resubmitted was not meant for them.
+    pub(crate) fn note_passed_by(&self, stream: &Arc<str>, shard: &ShardId, records: &[Record]) {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
-        if self.pipelines.iter().all(|pipeline| pipeline.enabled) {
+        let all_enabled = self.pipelines.iter().all(|pipeline| pipeline.enabled);
+        if all_enabled || !first.delivery().is_live() {
             return;
         }
         self.book()
             .passed_by
-            .entry(shard.clone())
+            .entry((stream.clone(), shard.clone()))
             .and_modify(|(from, to)| {
                 // what comes again went by before
                 if first.position() < from {

@@ -166,7 +166,7 @@ impl Shard {
             _ => None,
         };
         let deadline = own.into_iter().chain(self.until).min();
-        self.core.note_passed_by(&self.id, &records);
+        self.core.note_passed_by(&self.stream, &self.id, &records);
         self.note_come_again(records.iter().map(Record::position));
         let survey = Survey::of(&records);
         // a finite batch says nothing of what its host gave before
