@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::error::{Damage, LakeError};
 use crate::lake::Lake;
 use crate::name::Hour;
+use crate::read::count_damaged;
 use crate::seal::{Opener, Sealer};
 
 /// Stores fault events in the lake: a [`Sink`] to be given to
@@ -432,6 +433,7 @@ impl FaultScan {
                     target: "streambreaker::lake", object = %path, %damage,
                     "an object of faults cannot be read in full; the rest of it is skipped",
                 );
+                count_damaged();
                 self.damaged.push((path.to_string(), damage));
             }
             self.ahead = faults.into();

@@ -18,6 +18,11 @@ use crate::parts::Parts;
 use crate::seal::Opener;
 use crate::select::Selection;
 
+/// Counts an object, or a part of one, that could not be read and was skipped.
+pub(crate) fn count_damaged() {
+    metrics::counter!("streambreaker_lake_damaged_total").increment(1);
+}
+
 /// How far something that reads the lake has come. A handle: clones show the same.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Mutex<Counts>>);
@@ -68,6 +73,7 @@ impl Progress {
             target: "streambreaker::lake", object = %path.escape_debug(), %damage,
             "an object of the lake cannot be read; it is skipped",
         );
+        count_damaged();
         self.lock().damaged.push((path, damage));
     }
 

@@ -24,12 +24,14 @@ use streambreaker::sink::{Limits, Outcomes, Sink};
 use streambreaker::{
     Class, Flow, Input, Position, Received, Record, Resource, ShardId, StepError, Window,
 };
+use tokio::time::Instant;
 
 use crate::encode::{Encoded, Stored, encode};
 use crate::error::LakeError;
 use crate::index::Index;
 use crate::lake::{Lake, Listed, blocking};
 use crate::name::{ObjectName, TURNS, hour_number};
+use crate::read::count_damaged;
 use crate::seal::Opener;
 
 /// Stores records: a [`Sink`] of [`Record`]s that is run by an ordinary processor with no logic but storing.
@@ -97,6 +99,19 @@ struct Shard {
 struct Pending {
     object: Listed,
     encoded: Encoded,
+}
+
+impl Pending {
+    /// Counts what is stored now.
+    fn count(&self, took: Duration) {
+        let labels = [metrics::Label::new("stream", self.encoded.footer.stream.clone())];
+        metrics::counter!("streambreaker_lake_objects_total", labels.iter()).increment(1);
+        metrics::counter!("streambreaker_lake_records_total", labels.iter())
+            .increment(self.encoded.footer.records);
+        metrics::counter!("streambreaker_lake_bytes_total", labels.iter())
+            .increment(self.object.size);
+        metrics::histogram!("streambreaker_lake_write_seconds", labels.iter()).record(took);
+    }
 }
 
 /// The records of an object; none where it cannot be read.
@@ -228,8 +243,11 @@ impl LakeWriter {
     /// Finishes the object whose write is not known to have ended.
     async fn finish(&self, shard: &mut Shard) -> Result<(), LakeError> {
         if let Some(pending) = &shard.pending {
+            let began = Instant::now();
             self.lake.create(&pending.object.path, pending.encoded.bytes.clone()).await?;
             let Some(pending) = shard.pending.take() else { return Ok(()) };
+            // one that is there already is that of the attempt before
+            pending.count(began.elapsed());
             shard.add(pending.object);
         }
         Ok(())
@@ -291,6 +309,7 @@ impl LakeWriter {
                     target: "streambreaker::lake", %error,
                     "an object of the lake cannot be read; its records are stored anew as they come",
                 );
+                count_damaged();
                 None
             }
             Err(error) => return Err(error),
@@ -357,8 +376,13 @@ impl LakeWriter {
         let object = Listed { name, path, size: encoded.bytes.len() as u64 };
         // from here on it may be stored, whatever becomes of this call
         let pending = shard.pending.insert(Pending { object, encoded });
+        let began = Instant::now();
         let created = self.lake.create(&pending.object.path, pending.encoded.bytes.clone()).await?;
-        let Some(Pending { object, encoded }) = shard.pending.take() else { return Ok(None) };
+        let Some(pending) = shard.pending.take() else { return Ok(None) };
+        if created {
+            pending.count(began.elapsed());
+        }
+        let Pending { object, encoded } = pending;
         tracing::debug!(
             target: "streambreaker::lake", object = %object.path, records = encoded.footer.records,
             bytes = object.size, created, "an object is stored",
