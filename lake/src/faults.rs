@@ -100,12 +100,6 @@ fn fault_folder(lake: &Lake, stream: &str) -> Result<Path, LakeError> {
     Ok(lake.folder(stream)?.join("kind=fault"))
 }
 
-/// The stream that a fault came from.
-fn stream_of(fault: &FaultEvent) -> &str {
-    // a fault always has records; one that has none is filed under who made it
-    fault.records.first().map_or(&fault.processor, |first| first.record.stream())
-}
-
 /// A fault as a line that cannot be read without the key.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
@@ -186,7 +180,7 @@ impl Sink<FaultEvent> for FaultLake {
     ) -> Result<(), StepError> {
         let mut streams: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, fault) in items.iter().enumerate() {
-            streams.entry(stream_of(fault)).or_default().push(at);
+            streams.entry(fault.stream()).or_default().push(at);
         }
         let mut failed = None;
         for (stream, indices) in streams {

@@ -349,7 +349,7 @@ impl Resubmission {
         let (mut assembly, mut ended) = (Assembly::default(), false);
         let mut streams: BTreeMap<String, Known> = BTreeMap::new();
         let run = Uuid::new_v4();
-        while !ended {
+        'faults: while !ended {
             let mut faults: Vec<FaultEvent> = Vec::with_capacity(AHEAD);
             while faults.len() < AHEAD && !ended {
                 match candidates.next().await? {
@@ -390,8 +390,7 @@ impl Resubmission {
                 report.interrupted = !full && self.stop.is_pulled();
                 if full || report.interrupted {
                     report.more = true;
-                    report.damaged = candidates.damaged();
-                    return Ok(());
+                    break 'faults;
                 }
                 report.considered += 1;
                 match self.check(processor, fault, &row, known).await? {
@@ -419,18 +418,20 @@ impl Resubmission {
                         {
                             report.stopped = true;
                             report.more = true;
-                            report.damaged = candidates.damaged();
-                            return Ok(());
+                            break 'faults;
                         }
                     }
                 }
             }
         }
-        for (id, refused) in assembly.rest() {
-            report.considered += 1;
-            report.refused.insert(id, refused);
-        }
         report.damaged = candidates.damaged();
+        // what was not looked at may hold the other parts
+        if !report.more {
+            for (id, refused) in assembly.rest() {
+                report.considered += 1;
+                report.refused.insert(id, refused);
+            }
+        }
         Ok(())
     }
 

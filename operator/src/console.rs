@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::text::{escaped_lines, json_escaped};
+use crate::text::{Table, escaped_lines, json_escaped};
 
 /// Where a command prints.
 ///
@@ -103,6 +103,11 @@ impl Console {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
+    /// A table as text, its head toned.
+    pub(crate) fn table(&self, table: &Table) -> String {
+        table.print(|head| self.toned(Tone::Head, head))
+    }
+
     /// A result as one line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let mut json = serde_json::to_string(value).map_err(Failure::failed)?;
@@ -121,6 +126,11 @@ impl Console {
         self.undraw();
         // whoever closed standard error wants to hear nothing
         let _ = writeln!(self.err, "{}", escaped_lines(text));
+    }
+
+    /// After a dry run of what sends.
+    pub(crate) fn note_nothing_sent(&mut self) {
+        self.note("nothing was sent; --send --why \"…\" sends them");
     }
 
     /// Draws progress over the progress that was drawn before.

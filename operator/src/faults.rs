@@ -15,7 +15,7 @@ use crate::args::FaultArgs;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
-use crate::places::{Pick, ledger_id, stream_of};
+use crate::places::{Pick, ledger_id};
 use crate::text::counted;
 
 #[derive(Clone, Debug, Subcommand)]
@@ -111,7 +111,7 @@ impl Summary {
     pub(crate) fn of(fault: FaultEvent) -> Self {
         let first = fault.records.first().map(|first| &first.record);
         Self {
-            stream: stream_of(&fault).to_owned(),
+            stream: fault.stream().to_owned(),
             shard: first.map(|record| record.shard().clone()),
             position: first.map(|record| record.position().clone()),
             records: fault.records.len(),

@@ -7,6 +7,7 @@ mod stats;
 mod verify;
 
 use clap::Subcommand;
+use serde_json::{Value, json};
 use streambreaker::{BoxError, ProcessorBuilder, Timestamp};
 use streambreaker_lake::ManifestEntry;
 
@@ -73,6 +74,11 @@ impl Sum {
             Some((earliest, latest)) => (earliest.min(first), latest.max(last)),
             None => (first, last),
         });
+    }
+
+    /// For a program; without the arrivals.
+    pub(crate) fn json(&self) -> Value {
+        json!({ "records": self.records, "objects": self.objects, "bytes": self.bytes })
     }
 
     /// When the first and the last arrived, to the second.

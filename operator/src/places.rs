@@ -156,11 +156,6 @@ pub(crate) struct Pick<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// The stream that a fault came from: under it lies what became of it.
-pub(crate) fn stream_of(fault: &FaultEvent) -> &str {
-    fault.records.first().map_or(&fault.processor, |first| first.record.stream())
-}
-
 /// The fault under whose id it stands in the ledger: the whole, of a part.
 pub(crate) fn ledger_id(fault: &FaultEvent) -> Uuid {
     fault.part.map_or(fault.id, |part| part.of)
@@ -261,7 +256,7 @@ impl Scan<'_> {
                             continue;
                         }
                     };
-                    let stream = stream_of(&fault);
+                    let stream = fault.stream();
                     let meant = args.stream.as_ref().is_none_or(|named| named == stream)
                         && args.selection(stream, processor, *now).takes(&fault);
                     if meant && seen.insert(fault.id) {

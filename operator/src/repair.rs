@@ -211,7 +211,7 @@ where
         let json = json!({ "dry_run": by.is_none(), "ranges": Value::Array(done) });
         tell(console, repair.output, &json, &text)?;
         if by.is_none() {
-            console.note("nothing was sent; --send --why \"…\" sends them");
+            console.note_nothing_sent();
         }
         Ok(exit)
     }

@@ -100,7 +100,7 @@ where
             if replay.resume.is_some() {
                 console.note("what the run has settled already is counted, too");
             }
-            console.note("nothing was sent; --send --why \"…\" sends them");
+            console.note_nothing_sent();
             return Ok(Exit::Done);
         };
         let (resume, pace) = (replay.resume, replay.pace);

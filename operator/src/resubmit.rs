@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::faults::note_skipped;
 use crate::operator::{Operator, Task};
-use crate::places::{FaultPlace, stream_of};
+use crate::places::FaultPlace;
 use crate::progress::{Step, watched};
 use crate::replay::tell;
 use crate::text::{counted, escaped, thousands};
@@ -127,7 +127,7 @@ where
         tell(console, resubmit.output, &json, &text)?;
         note_skipped(&skipped, console);
         match by {
-            None => console.note("nothing was sent; --send --why \"…\" sends them"),
+            None => console.note_nothing_sent(),
             Some(_) => console.note(
                 "`faults ls` shows what became of each, `faults lessons` what there is to learn",
             ),
@@ -155,7 +155,7 @@ where
         let mut streams: BTreeMap<String, BTreeSet<Uuid>> = BTreeMap::new();
         let mut scan = place.scan(pick).await?;
         while let Some(fault) = scan.next().await? {
-            streams.entry(stream_of(&fault).to_owned()).or_default().insert(fault.id);
+            streams.entry(fault.stream().to_owned()).or_default().insert(fault.id);
         }
         let batch = |(stream, ids)| Batch { stream, from: From::File(file.to_owned(), ids) };
         Ok((streams.into_iter().map(batch).collect(), scan.skipped))

@@ -89,6 +89,12 @@ pub struct FaultEvent {
 }
 
 impl FaultEvent {
+    /// The stream that its records came from. A fault always has records; of one that has none, its processor: so it is
+    /// filed under who made it.
+    pub fn stream(&self) -> &str {
+        self.records.first().map_or(&self.processor, |first| first.record.stream())
+    }
+
     /// A fault of a unit that consists of `records`, of this class, with its id computed.
     ///
     /// The delivery, parent, resubmit count and trace are read off the first record. The error, the

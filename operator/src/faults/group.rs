@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{note_skipped, printed};
 use crate::args::{FaultArgs, FaultsAt, Output};
-use crate::console::{Console, Tone};
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
 use crate::text::{Align, Table, counted, second, shortened, thousands};
@@ -147,7 +147,7 @@ fn print(kinds: &[Kind], console: &mut Console) -> Result<(), Failure> {
         ]);
     }
     let total = kinds.iter().map(|kind| kind.count).sum();
-    let mut text = table.print(|head| console.toned(Tone::Head, head));
+    let mut text = console.table(&table);
     let kinds = u64::try_from(kinds.len()).unwrap_or(u64::MAX);
     text.push_str(&format!("{} of {}\n", counted(total, "fault"), counted(kinds, "kind")));
     console.print(&text)

@@ -9,10 +9,9 @@ use streambreaker_lake::Lesson;
 
 use super::note_skipped;
 use crate::args::{FaultArgs, FaultsAt, Output};
-use crate::console::{Console, Tone};
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
-use crate::places::stream_of;
 use crate::text::{Align, Table, shortened, thousands};
 
 #[derive(Clone, Debug, Args)]
@@ -45,7 +44,7 @@ where
         let mut scan = place.scan(self.pick(&lessons.which)).await?;
         let mut streams: BTreeMap<String, Vec<FaultEvent>> = BTreeMap::new();
         while let Some(mut fault) = scan.next().await? {
-            let stream = stream_of(&fault).to_owned();
+            let stream = fault.stream().to_owned();
             // only heads are looked at
             fault.records = Vec::new();
             fault.derived = None;
@@ -129,6 +128,6 @@ fn print(learned: &[(String, Lesson)], console: &mut Console) -> Result<(), Fail
             advice.to_owned(),
         ]));
     }
-    let text = table.print(|head| console.toned(Tone::Head, head));
+    let text = console.table(&table);
     console.print(&text)
 }

@@ -11,7 +11,7 @@ use streambreaker_lake::FaultState;
 
 use super::{Summary, note_skipped};
 use crate::args::{FaultArgs, FaultsAt, Output};
-use crate::console::{Console, Tone};
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
 use crate::text::{Align, Table, counted, second, shortened};
@@ -103,7 +103,7 @@ fn print(listed: &[Listed], total: u64, console: &mut Console) -> Result<(), Fai
             shortened(&format!("{}: {}", fault.error.name, fault.error.message), 80),
         ]);
     }
-    let mut text = table.print(|head| console.toned(Tone::Head, head));
+    let mut text = console.table(&table);
     let shown = u64::try_from(listed.len()).unwrap_or(u64::MAX);
     if shown < total {
         text.push_str(&format!("the newest {shown} of {}: --limit\n", counted(total, "fault")));

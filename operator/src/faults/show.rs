@@ -14,7 +14,7 @@ use crate::args::{FaultArgs, FaultsAt, Output};
 use crate::console::{Console, Tone};
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
-use crate::places::{ledger_id, stream_of};
+use crate::places::ledger_id;
 use crate::text::{bytes_counted, bytes_shown, counted, escaped, escaped_lines, second, shortened};
 
 #[derive(Clone, Debug, Args)]
@@ -68,7 +68,7 @@ where
         let skipped = scan.skipped;
         let ledger = place.ledger_to_read()?;
         for fault in &found {
-            let entries = ledger.ledger_of(stream_of(fault), ledger_id(fault)).await?;
+            let entries = ledger.ledger_of(fault.stream(), ledger_id(fault)).await?;
             if show.output.json {
                 let json = String::from_utf8(fault.to_json()).map_err(Failure::failed)?;
                 let fault = RawValue::from_string(json).map_err(Failure::failed)?;

@@ -6,7 +6,7 @@ use streambreaker::{BoxError, ProcessorBuilder};
 
 use super::Sum;
 use crate::args::{LakeAt, Output};
-use crate::console::{Console, Tone};
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
 use crate::text::{Align, Table, bytes_counted, second, thousands};
@@ -55,7 +55,7 @@ where
                     object.path.clone(),
                 ]);
             }
-            let text = table.print(|head| console.toned(Tone::Head, head));
+            let text = console.table(&table);
             console.print(&text)?;
             return Ok(Exit::Done);
         }
@@ -92,7 +92,7 @@ where
                     last,
                 ]);
             }
-            let text = table.print(|head| console.toned(Tone::Head, head));
+            let text = console.table(&table);
             console.print(&text)?;
         }
         for folder in foreign {
@@ -104,12 +104,9 @@ where
 
 fn row(stream: &str, sum: &Sum) -> Value {
     let [first, last] = sum.arrivals();
-    json!({
-        "stream": stream,
-        "records": sum.records,
-        "objects": sum.objects,
-        "bytes": sum.bytes,
-        "first_arrival": first,
-        "last_arrival": last,
-    })
+    let mut json = sum.json();
+    json["stream"] = json!(stream);
+    json["first_arrival"] = json!(first);
+    json["last_arrival"] = json!(last);
+    json
 }

@@ -90,16 +90,15 @@ where
             }
         }
         match show.output.json {
-            true => console.json(&json!({
-                "stream": stream,
-                "records": sum.records,
-                "objects": sum.objects,
-                "bytes": sum.bytes,
-                "shards": Value::Array(shards),
-                "deleted": missing,
-                "damaged": damaged,
-                "foreign": manifest.foreign,
-            }))?,
+            true => {
+                let mut json = sum.json();
+                json["stream"] = json!(stream);
+                json["shards"] = Value::Array(shards);
+                json["deleted"] = json!(missing);
+                json["damaged"] = json!(damaged);
+                json["foreign"] = json!(manifest.foreign);
+                console.json(&json)?;
+            }
             false => console.print(&text)?,
         }
         let whole = !proven && missing.is_empty() && damaged.is_empty();

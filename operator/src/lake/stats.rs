@@ -54,17 +54,16 @@ where
                 let days: Vec<Value> = days
                     .iter()
                     .map(|(day, sum)| {
-                        json!({ "day": day, "records": sum.records, "objects": sum.objects, "bytes": sum.bytes })
+                        let mut json = sum.json();
+                        json["day"] = json!(day);
+                        json
                     })
                     .collect();
-                told.push(json!({
-                    "stream": stream,
-                    "shards": manifest.shards().len(),
-                    "records": sum.records,
-                    "objects": sum.objects,
-                    "bytes": sum.bytes,
-                    "days": days,
-                }));
+                let mut json = sum.json();
+                json["stream"] = json!(stream);
+                json["shards"] = json!(manifest.shards().len());
+                json["days"] = json!(days);
+                told.push(json);
                 continue;
             }
             let each = |of: u64, by: u64| of as f64 / by.max(1) as f64;
@@ -87,7 +86,7 @@ where
                 table
                     .row([day.clone()].into_iter().chain(counts).chain([bytes_counted(sum.bytes)]));
             }
-            text.push_str(&table.print(|head| console.toned(Tone::Head, head)));
+            text.push_str(&console.table(&table));
             console.print(&text)?;
         }
         if stats.output.json {
