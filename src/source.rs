@@ -324,6 +324,13 @@ pub enum Ack {
     },
 }
 
+impl Ack {
+    /// Whether the record is not to come again.
+    pub(crate) fn settles(&self) -> bool {
+        !matches!(self, Ack::Again { .. })
+    }
+}
+
 /// What has been settled since the last call.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -50,11 +50,8 @@ pub(crate) async fn commit_loop(
     let mut counted = 0;
     let mut failures = 0u32;
     let mut not_before = Instant::now();
-    let extend_every = if shard.caps.extends {
-        shard.caps.deadline.map(|deadline| deadline.min(FAR) / 3)
-    } else {
-        None
-    };
+    let extendable = shard.caps.deadline.filter(|_| shard.caps.extends);
+    let extend_every = extendable.map(|deadline| deadline.min(FAR) / 3);
     // a source that hands out only so many before it hears of them must hear in time, or it stands still till then
     let most = shard
         .caps
@@ -117,7 +114,7 @@ pub(crate) async fn commit_loop(
                 extend_at = extend_every.map(|every| now + every);
                 let mut held = shard.held();
                 // not acknowledged yet: it would be worked on once more
-                let kept = acks.iter().filter(|(_, ack)| !matches!(ack, Ack::Again { .. }));
+                let kept = acks.iter().filter(|(_, ack)| ack.settles());
                 held.extend(kept.map(|(position, _)| position.clone()));
                 calling = Some(extend(acker, held, timeout));
             }
@@ -171,7 +168,7 @@ pub(crate) async fn commit_loop(
                     (Call::Each(sent), false) => {
                         let mut history = shard.history();
                         for (position, ack) in &sent {
-                            if !matches!(ack, Ack::Again { .. }) {
+                            if ack.settles() {
                                 history.confirmed(position);
                             }
                         }
@@ -225,7 +222,7 @@ fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>,
                         shard.note_given_back(record);
                         core.return_delay(record.deliveries().max(returns))
                     });
-                    let settled = new.iter().filter(|(_, ack)| !matches!(ack, Ack::Again { .. }));
+                    let settled = new.iter().filter(|(_, ack)| ack.settles());
                     shard.note_come_again(settled.map(|(position, _)| position));
                     acks.extend(new);
                 }

@@ -250,6 +250,7 @@ impl Tracker {
         let mut position = 0;
         while position < self.entries.len() {
             let entry = &mut self.entries[position];
+            // for what it does to the order of memory: whoever closes a record after this tells the shard
             entry.is_through();
             for index in 0..entry.len() {
                 if entry.acked[index] {
