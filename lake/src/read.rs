@@ -13,7 +13,7 @@ use crate::decode::Opened;
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, blocking};
-use crate::manifest::ManifestEntry;
+use crate::manifest::{ManifestEntry, OTHER_FOOTER};
 use crate::parts::Parts;
 use crate::seal::Opener;
 use crate::select::Selection;
@@ -215,8 +215,7 @@ impl ShardRecords {
                 self.open.push(Open { path, size, opened, end, next: 0, rows });
             }
             Ok(_) => {
-                let damage = Damage::Contents("its footer, which the manifest knows otherwise");
-                self.progress.note_damaged(path.to_string(), damage);
+                self.progress.note_damaged(path.to_string(), OTHER_FOOTER);
             }
             Err(LakeError::Damaged { path, damage }) => self.progress.note_damaged(path, damage),
             Err(error) => return Err(error),
