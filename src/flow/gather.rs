@@ -143,6 +143,9 @@ struct Open<G> {
     serial: u64,
 }
 
+/// So many closed groups are never looked for.
+const CLOSED: usize = 64;
+
 /// Gathers units by key.
 #[pin_project]
 #[must_use = "stages do nothing unless they are driven"]
@@ -181,6 +184,21 @@ where
             unlooked: 0,
             ended: false,
         }
+    }
+}
+
+/// Forgets when groups were due that have been closed since. Looks at all only when most are such: groups that fill up
+/// behind one that lingers must not leave anything behind.
+fn forget_closed<K: Hash + Eq, G>(
+    open: &HashMap<K, Open<G>>,
+    due: &mut VecDeque<(Instant, K, u64)>,
+) {
+    let is_closed = |key: &K, serial: u64| open.get(key).is_none_or(|group| group.serial != serial);
+    if due.len() >= 2 * open.len() + CLOSED {
+        due.retain(|(_, key, serial)| !is_closed(key, *serial));
+    }
+    while due.front().is_some_and(|(_, key, serial)| is_closed(key, *serial)) {
+        due.pop_front();
     }
 }
 
@@ -271,21 +289,27 @@ where
             let bytes: usize = lineage.records().map(crate::Record::size).sum();
             let group = match this.open.get_mut(&key) {
                 Some(group) => {
-                    group.gathering.add(value, &lineage);
+                    // to compare two is to run user code, too
+                    let added = this.cx.catch(|| group.gathering.add(value, &lineage));
+                    if let Err(panic) = added {
+                        this.cx.fault(lineage.with(()), panic);
+                        continue;
+                    }
                     group.lineage.append(lineage);
                     group.count += 1;
                     group.bytes = group.bytes.saturating_add(bytes);
                     group
                 }
                 None => {
-                    *this.serial += 1;
-                    let group = Open {
-                        gathering: G::begin(value, &lineage),
-                        lineage,
-                        count: 1,
-                        bytes,
-                        serial: *this.serial,
+                    let gathering = match this.cx.catch(|| G::begin(value, &lineage)) {
+                        Ok(gathering) => gathering,
+                        Err(panic) => {
+                            this.cx.fault(lineage.with(()), panic);
+                            continue;
+                        }
                     };
+                    *this.serial += 1;
+                    let group = Open { gathering, lineage, count: 1, bytes, serial: *this.serial };
                     let at = Instant::now() + this.window.linger;
                     this.due.push_back((at, key.clone(), *this.serial));
                     this.open.entry(key.clone()).or_insert(group)
@@ -295,12 +319,7 @@ where
             let full = group.count >= this.window.items || group.bytes >= this.window.bytes;
             if full && !group.lineage.is_resubmitted() {
                 if let Some(group) = this.open.remove(&key) {
-                    // entries of closed groups would pile up before a slow one
-                    while this.due.front().is_some_and(|(_, key, serial)| {
-                        this.open.get(key).is_none_or(|open| open.serial != *serial)
-                    }) {
-                        this.due.pop_front();
-                    }
+                    forget_closed(this.open, this.due);
                     return Poll::Ready(Some(group.lineage.with(group.gathering.finish(key))));
                 }
             }

@@ -207,8 +207,14 @@ impl Step<NewEvent> for Publications {
             cx.fault(lineage.with(()), error.with_name("BodyNotJson"));
             return None;
         }
-        let publication = Publication::new(cx, new, &lineage);
-        Some(lineage.with(publication))
+        // an envelope is user code, and may panic
+        match cx.catch(|| Publication::new(cx, new, &lineage)) {
+            Ok(publication) => Some(lineage.with(publication)),
+            Err(panic) => {
+                cx.fault(lineage.with(()), panic);
+                None
+            }
+        }
     }
 }
 

@@ -278,3 +278,70 @@ proptest! {
         }
     }
 }
+
+/// A key that is counted while it lives.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key(u32, Arc<()>);
+
+#[tokio::test(start_paused = true)]
+async fn o6_groups_that_fill_up_behind_one_that_lingers_leave_nothing_behind() {
+    let stream = Stream::new("s", 1);
+    stream.push("0"); // nothing joins it for an hour
+    for n in 1..10_000u32 {
+        stream.push(n.to_string());
+        stream.push(n.to_string());
+    }
+    let keys = Arc::new(());
+    let living = keys.clone();
+    let hours = Duration::from_secs(2 * 3600);
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(hours)) // where nothing stands still for one record
+        .faults(memory::faults())
+        .in_flight(1_000, 1 << 20)
+        .pipeline("all", move |flow| {
+            let keys = keys.clone();
+            let hour = Window::items(2).linger(Duration::from_secs(3600));
+            flow.json::<u32>().group_by(move |n| Key(**n, keys.clone()), hour)
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stream.unacked("g"), 1);
+    let living = Arc::strong_count(&living);
+    assert!(living < 1_000, "{living} keys of 10,000 live on");
+    run.abort();
+}
+
+/// A version that cannot be compared with every other.
+#[derive(PartialEq, Eq)]
+struct Picky(u32);
+
+impl Ord for Picky {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        assert!(self.0 != 3 && other.0 != 3, "three");
+        self.0.cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Picky {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f9_a_panic_in_the_comparison_of_two_units_is_a_fault_of_the_one_that_came() {
+    let seen = Seen::new();
+    let note = seen.clone();
+    let ran = run(0..6, move |flow| {
+        let note = note.clone();
+        flow.json::<u32>()
+            .compact_by(|_| (), |n| Picky(**n), Window::items(100))
+            .inspect(move |n| note.push(**n))
+    })
+    .await;
+    assert_eq!((ran.fates(), ran.classes()), ((5, 0, 1), vec![Class::Panic]));
+    assert_eq!((ran.payloads(), seen.all()), (vec![vec!["3".to_owned()]], vec![5]));
+    assert_eq!(ran.report.restarts, 0, "the others have not begun anew");
+}
