@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Stage;
+use super::rate_limit::Rates;
 use crate::record::Position;
 use crate::settle::{Flag, LaneBatch, LaneState};
 use crate::unit::{Lineage, Received, Uow};
@@ -29,6 +30,7 @@ pub(crate) struct Feed {
     epoch: u32,
     gate: Gate,
     thin_at: usize,
+    rates: Rates,
 }
 
 /// So many batches are never looked through.
@@ -61,6 +63,7 @@ impl Feed {
             epoch: 0,
             gate,
             thin_at: THIN_FROM,
+            rates: Rates::default(),
         })
     }
 
@@ -206,6 +209,11 @@ impl Input {
         back: Arc<std::sync::Mutex<Option<Box<Feed>>>>,
     ) -> Self {
         Self { lane, feed, back }
+    }
+
+    /// The rates of its lane.
+    pub(super) fn rates(&self) -> Rates {
+        self.feed.as_ref().map(|feed| feed.rates.clone()).unwrap_or_default()
     }
 }
 

@@ -79,6 +79,7 @@ pub(crate) use self::guard::timed_out;
 pub use self::handler::Answer;
 pub use self::of_type::TypeFilter;
 pub use self::publish::{NewEvent, OnReplay, Publication, Publish};
+use self::rate_limit::Rates;
 pub use self::through::Units;
 
 /// A chain of combinators, under construction.
@@ -94,6 +95,7 @@ pub(crate) struct FlowCx {
     pub(crate) lane: Arc<LaneState>,
     pub(crate) plan: Vec<StagePlan>,
     pub(crate) mistakes: Vec<ConfigError>,
+    pub(crate) rates: Rates,
 }
 
 /// A flow whose type has been erased.
@@ -101,7 +103,8 @@ pub type BoxedFlow<T> = Flow<Pin<Box<dyn Stage<Out = T> + Send>>>;
 
 impl Flow<Input> {
     pub(crate) fn begin(lane: Arc<LaneState>, input: Input) -> Self {
-        Self { stage: input, cx: FlowCx { lane, plan: Vec::new(), mistakes: Vec::new() } }
+        let rates = input.rates();
+        Self { stage: input, cx: FlowCx { lane, plan: Vec::new(), mistakes: Vec::new(), rates } }
     }
 }
 

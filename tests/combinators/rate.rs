@@ -29,3 +29,27 @@ async fn rate_limit_refuses_a_rate_of_nothing() {
     let text = refused(|flow| flow.rate_limit(Rate::per_second(0)));
     assert!(text.contains("rate_limit: rate n") && text.contains("from 1"), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn r1_a_lane_that_is_built_anew_again_and_again_lets_no_more_through() {
+    let (begin, passed) = (Instant::now(), Seen::new());
+    let (note, db) = (passed.clone(), once("db"));
+    let ran = run(0..2, move |flow| {
+        let note = note.clone();
+        let rate = Rate::per(1, Duration::from_secs(20)).burst(1);
+        flow.json::<u32>().rate_limit(rate).inspect(move |_| note.push(begin.elapsed())).call(
+            &db,
+            async move |_| match begin.elapsed().as_secs() {
+                0..100 => Err("down").transient(),
+                _ => Ok(()),
+            },
+        )
+    })
+    .await;
+    assert_eq!(ran.fates(), (2, 0, 0));
+    let passed = passed.all();
+    assert!(ran.report.restarts >= 3 && passed.len() >= 6, "{passed:?}");
+    for pair in passed.windows(3) {
+        assert!(pair[2] - pair[0] >= Duration::from_secs(20), "{passed:?}");
+    }
+}
