@@ -122,7 +122,7 @@ where
                             Self::take(unit, this.writer, this.key.as_ref(), this.window.bytes);
                         let Some(item) = item else { continue };
                         if let Err(lineage) = this.buffer.push(item) {
-                            this.writer.guard.cx.returned(lineage.with(()));
+                            this.writer.guard.cx.put_back(lineage.with(()));
                         }
                     }
                     Poll::Ready(None) => *this.ended = true,
@@ -206,7 +206,7 @@ fn collect<T, K>(
     }
     drop(decided);
     for lineage in buffer.take_stopped() {
-        stage.returned(lineage.with(()));
+        stage.put_back(lineage.with(()));
     }
     true
 }

@@ -209,6 +209,8 @@ pub(crate) enum Verdict {
     Fault { error: StepError, counts: bool },
     /// Given back to the stream.
     Return(Class),
+    /// Given back because of another unit, and not counted against its limit of returns.
+    PutBack,
     /// Unhandled.
     Fatal(StepError),
 }
@@ -446,10 +448,10 @@ impl Guard {
                 _ => return Ok(()),
             };
             // a pause has no end of its own: in drain, and before a restart, it counts as a return
-            if self.cx.is_draining()
-                || self.cx.is_halted()
-                || latest.is_some_and(|latest| latest <= now)
-            {
+            if self.cx.is_halted() {
+                return Err(Verdict::PutBack);
+            }
+            if self.cx.is_draining() || latest.is_some_and(|latest| latest <= now) {
                 return Err(Verdict::Return(Class::CircuitOpen));
             }
             if waited.is_none() {
@@ -570,6 +572,10 @@ impl Guard {
             }
             Verdict::Return(class) => {
                 self.cx.give_back(lineage, class);
+                Ended::Returned
+            }
+            Verdict::PutBack => {
+                self.cx.put_back(lineage.with(()));
                 Ended::Returned
             }
             Verdict::Again(_) => {

@@ -535,3 +535,22 @@ async fn l7_publish_is_muted_in_a_replay_unless_told_otherwise() {
     // published, and as the one group that the fault held
     assert_eq!(published(causes(resubmit), None).await.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn f8_an_item_that_waits_behind_a_returned_one_of_its_key_has_its_own_limit_of_returns() {
+    let sink = Collect::<u32>::new();
+    let mut asked = [0; 2];
+    sink.decide(move |_, n| {
+        asked[*n as usize] += 1;
+        // 0 never goes well, and 1 not at once
+        if *n == 0 || asked[1] == 1 { Verdict::Retry } else { Verdict::Done }
+    });
+    let builder = Resource::builder("search").timeout(Duration::from_secs(1)).seed(1);
+    let search = builder.retry(Retry::none()).return_limit(3).build().unwrap();
+    let ran = run(0..2, move |flow| {
+        flow.json::<u32>().map(|n| *n).bulk_write(&search, sink.clone()).ordered_by(|_| "all")
+    })
+    .await;
+    assert_eq!((ran.fates(), ran.payloads()), ((1, 0, 1), vec![vec!["0".to_owned()]]));
+    assert_eq!(ran.classes(), [Class::Returned]);
+}

@@ -202,6 +202,7 @@ impl<T, K> Writer<T, K> {
                 }
                 Verdict::Fatal(error) => Verdict::Fatal(alike(error)),
                 Verdict::Return(class) => Verdict::Return(*class),
+                Verdict::PutBack => Verdict::PutBack,
                 Verdict::Again(_) => Verdict::Return(Class::Returned),
             };
             self.end_one(origin, verdict, trail);
