@@ -549,3 +549,62 @@ async fn s1_a_source_that_waits_to_hear_of_what_it_handed_out_hears_before_it_st
     let largest = largest.load(Ordering::Relaxed);
     assert!((2..=10).contains(&largest), "it hears of a part at a time: {largest} at once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn s5_a_grace_without_end_is_no_panic_and_ends_when_all_is_settled() {
+    let stream = numbers(10, 1);
+    let db = resource("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .pipeline("all", move |flow| {
+            flow.call(&db, async |_| {
+                millis(700).await;
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(1).await;
+    stream.revoke("g", 0, Duration::MAX);
+    secs(30).await;
+    assert!(handle.live() && stream.is_settled("g") && !run.is_finished());
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_what_comes_again_from_before_the_beginning_of_an_ownership_does_no_harm() {
+    let stream = numbers(20, 1);
+    watch_commits(&stream);
+    for life in 1..=3u32 {
+        stream.inject(Inject::Redeliver(5)); // before the second and the third life has read anything
+        let (effects, db) = (Effects::default(), resource("db"));
+        let noted = effects.clone();
+        let (trigger, shutdown) = Shutdown::by_hand();
+        let processor = Processor::builder("p")
+            .source(stream.consumer("g"))
+            .faults(memory::faults())
+            .commit_every(Duration::from_millis(10), 1)
+            .pipeline("all", move |flow| {
+                let noted = noted.clone();
+                flow.json::<u64>().call(&db, async move |n: &Event<u64>| {
+                    millis(100).await;
+                    noted.note(**n);
+                    Ok(())
+                })
+            })
+            .build()
+            .unwrap();
+        let handle = processor.handle();
+        let run = tokio::spawn(async move { processor.run(shutdown).await });
+        secs(5).await;
+        assert!(handle.live() && stream.is_settled("g"), "life {life}");
+        assert_eq!(stream.committed("g", 0), Some(Position::from(19)));
+        let worked_on = effects.all().into_keys().collect::<Vec<_>>();
+        assert_eq!(worked_on, if life == 1 { 0..20 } else { 15..20 }.collect::<Vec<_>>());
+        trigger.pull();
+        run.await.unwrap().unwrap();
+    }
+}

@@ -17,8 +17,9 @@ use crate::source::{self, CommitError, Settled};
 ///
 /// # Panics
 /// `settle` panics when the present owner breaks a rule that no caller may break: a position that goes
-/// back, that passes what was delivered, or that is acknowledged in the other way. Nothing has changed
-/// then.
+/// back behind its last one, that passes what was delivered, or that is acknowledged in the other way.
+/// Nothing has changed then. A position below what an earlier owner has committed is no such mistake, and
+/// changes nothing either.
 pub struct Acker {
     shared: Arc<Shared>,
     group: GroupName,

@@ -40,6 +40,8 @@ pub(super) struct Holding {
     pub(super) until: Option<Instant>,
     each: bool,
     committed: Option<Position>,
+    /// Up to where the present owner has committed, by position.
+    own: Option<Position>,
     /// The highest position delivered: by position in this ownership, one by one ever.
     delivered: Option<Position>,
     pending: BTreeMap<Position, Pending>,
@@ -66,6 +68,7 @@ impl Holding {
     pub(super) fn give(&mut self, member: u64, each: bool) -> u64 {
         self.epoch += 1;
         self.owner = Some(member);
+        self.own = None;
         self.until = None;
         if !each || !self.each {
             // an owner by position starts at what is committed; so does whoever changes the way
@@ -123,21 +126,25 @@ impl Holding {
         }
     }
 
-    /// Settles everything up to and with `position`.
+    /// Settles everything up to and with `position`. What an earlier owner has committed beyond it stays: an owner that
+    /// was given records again from before its beginning does not know of that.
     ///
     /// # Errors
     /// What rule that would break.
     pub(super) fn settle_through(&mut self, position: &Position) -> Result<(), String> {
-        if let Some(committed) = self.committed.as_ref().filter(|c| *c > position) {
-            return Err(format!("I2: a commit of {position} would go back from {committed}"));
+        if let Some(own) = self.own.as_ref().filter(|own| *own > position) {
+            return Err(format!("I2: a commit of {position} would go back from {own}"));
         }
         let reached = self.delivered.as_ref().max(self.committed.as_ref());
         if reached.is_none_or(|reached| reached < position) {
             return Err(format!("I2: a commit of {position} passes what was delivered"));
         }
-        self.committed = Some(position.clone());
-        self.counts = self.counts.split_off(position);
-        self.counts.remove(position);
+        self.own = Some(position.clone());
+        if self.committed.as_ref().is_none_or(|committed| committed < position) {
+            self.committed = Some(position.clone());
+            self.counts = self.counts.split_off(position);
+            self.counts.remove(position);
+        }
         Ok(())
     }
 

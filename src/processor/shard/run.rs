@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Shard;
+use crate::clock::FAR;
 use crate::fault::publish;
 use crate::processor::commit::{CommitEnd, commit_loop};
 use crate::processor::lane::{LaneEnd, LaneTask};
@@ -150,6 +151,8 @@ pub(crate) async fn run_shard(
         }
         if let Some(within) = drain {
             // a second limit only shortens the first
+            // what a broker grants may be as good as for ever
+            let within = within.min(FAR);
             let until = Instant::now() + within.saturating_sub(reserve(within));
             if limit.is_none_or(|(at, _)| until < at) {
                 limit = Some((until, reserve(within)));
