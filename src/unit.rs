@@ -1,7 +1,7 @@
 //! Units of work: what flows through a pipeline.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -172,10 +172,10 @@ impl Lineage {
     #[inline]
     pub(crate) fn deadline(&self) -> Option<tokio::time::Instant> {
         match &self.0 {
-            Members::One(ticket) => ticket.batch.batch.deadline,
+            Members::One(ticket) => ticket.batch.deadline(),
             Members::Rest(_) => {
                 let (_, many) = self.0.parts();
-                many.iter().filter_map(|member| member.ticket.batch.batch.deadline).min()
+                many.iter().filter_map(|member| member.ticket.batch.deadline()).min()
             }
         }
     }
@@ -296,18 +296,18 @@ impl Lineage {
     /// whatever its part was grouped with then; where it is a group, in one fault of just these records.
     pub(crate) fn faulted_parts(&self) -> Vec<u32> {
         let of = self.len();
-        let mut parts: Option<BTreeMap<u32, Uuid>> = None;
+        let mut parts: Option<BTreeSet<(u32, Uuid)>> = None;
         for (ticket, whole) in self.members() {
             let mut own = ticket.faulted_parts(whole, of);
             if let Some(parts) = &parts {
-                own.retain(|part, fault| parts.get(part) == Some(fault));
+                own.retain(|part| parts.contains(part));
             }
             if own.is_empty() {
                 return Vec::new();
             }
             parts = Some(own);
         }
-        parts.into_iter().flat_map(BTreeMap::into_keys).collect()
+        parts.into_iter().flatten().map(|(part, _)| part).collect()
     }
 
     /// Hands the records over to the fault list, which decides them when the fault is stored.

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use streambreaker::clock::PausedClock;
-use streambreaker::memory::{self, Inject, Stream};
+use streambreaker::memory::{self, Consumer, Inject, Stream};
 use streambreaker::prelude::*;
+use streambreaker::source::{Behind, Caps, Change, Read, Reader, Room, Source, SourceError};
 use streambreaker::{By, Handle, Position, Record, ShardId, Timestamp, WaitsFor};
 use support::*;
 
@@ -278,4 +280,59 @@ async fn s9_one_by_one_a_copy_that_is_settled_stands_for_the_one_that_was_given_
     assert!(stream.is_settled("g"));
     assert_eq!(handle.status().pipelines["all"].records.redelivered, 1);
     assert_eq!(age(&handle), 0.0);
+}
+
+/// A consumer whose transport says of what is left that it is as old as can be.
+struct Ancient(Consumer);
+
+struct AncientReader(<Consumer as Source>::Reader);
+
+#[async_trait]
+impl Source for Ancient {
+    type Reader = AncientReader;
+    type Acker = <Consumer as Source>::Acker;
+
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+
+    async fn next(&mut self) -> Result<Option<Change<AncientReader, Self::Acker>>, SourceError> {
+        Ok(self.0.next().await?.map(|change| match change {
+            Change::Assigned { shard, reader, acker } => {
+                Change::Assigned { shard, reader: AncientReader(reader), acker }
+            }
+            other => unreachable!("{other:?}"),
+        }))
+    }
+}
+
+#[async_trait]
+impl Reader for AncientReader {
+    async fn read(&mut self, room: Room) -> Result<Read, SourceError> {
+        Ok(match self.0.read(room).await? {
+            Read::Records { records, .. } => {
+                let behind = Behind { records: Some(u64::MAX), age: Some(Duration::MAX) };
+                Read::Records { records, behind }
+            }
+            other => other,
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s9_an_age_that_cannot_grow_any_more_is_no_panic() {
+    let (stream, _) = stream();
+    stream.push("1");
+    let processor = Processor::builder("p")
+        .source(Ancient(stream.consumer("g")))
+        .faults(memory::faults())
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(10).await;
+    assert_eq!(age(&handle), Duration::MAX.as_secs_f64());
+    assert!(!run.is_finished() && stream.is_settled("g"));
+    run.abort();
 }

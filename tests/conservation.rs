@@ -360,3 +360,27 @@ async fn i3_a_record_given_back_before_its_batch_is_over_counts_once() {
     assert_eq!(report.pipelines["other"].redelivered, 1);
     assert_eq!(report.exit_code(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn i9_one_by_one_what_its_source_has_not_heard_of_is_bounded_in_count() {
+    let stream = numbers(5_000, 1);
+    stream.close();
+    stream.inject(Inject::CommitErrors(60)); // with 10 s between two of them in the end
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(HOUR))
+        .faults(memory::faults())
+        .in_flight(100, 1 << 20)
+        .commit_every(Duration::from_secs(1), 200)
+        .seed(1)
+        .pipeline("all", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    for _ in 0..10 {
+        secs(10).await;
+        // 100 in flight, 300 of which it has not heard
+        assert!((200..=400).contains(&stream.unacked("g")), "{}", stream.unacked("g"));
+    }
+    let report = tokio::time::timeout(HOUR, run).await.expect("it goes on").unwrap().unwrap();
+    assert_eq!((report.pipelines["all"].done, stream.unacked("g")), (5_000, 0), "{report}");
+}

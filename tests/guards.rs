@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use streambreaker::memory;
 use streambreaker::prelude::*;
-use streambreaker::{Position, Processor, Record, Shutdown};
+use streambreaker::resource::BreakerControl;
+use streambreaker::{By, Position, Processor, Record, Shutdown};
 use support::*;
 use tokio::time::Instant;
 
@@ -342,4 +343,79 @@ async fn b1_what_went_well_counts_before_what_failed_after_it_in_the_same_turn()
     let breaker = db.status().breaker.unwrap();
     assert_eq!((breaker.opened, breaker.calls, breaker.failures), (0, 60, 29));
     assert_eq!((db.status().successes, db.status().attempts), (31, 60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_what_waits_for_a_breaker_goes_back_with_its_neighbours_and_not_on_its_own_account() {
+    let stream = numbers(2, 1);
+    stream.close();
+    let first = once("first");
+    let breaker = Breaker::failure_ratio(0.5).on_open(OnOpen::Pause);
+    let second = Resource::builder("second")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .breaker(breaker)
+        .return_limit(3)
+        .seed(1)
+        .build()
+        .unwrap();
+    let (tries, calls) = (Effects::default(), Effects::default());
+    let (tried, called) = (tries.clone(), calls.clone());
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .seed(1)
+        .pipeline("all", move |flow| {
+            let (tried, called) = (tried.clone(), called.clone());
+            flow.json::<u64>()
+                .parallel(2, &first, async move |n: &Event<u64>| match **n {
+                    // the lane is built anew for it, with the other one in the second step
+                    1 if tried.note(1) <= 10 => Err("down").transient(),
+                    n => Ok(n),
+                })
+                .parallel(2, &second, async move |n: &u64| match called.note(*n) {
+                    1 if *n == 0 => Err("down").transient(),
+                    _ => Ok(()),
+                })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let by = By::new("ada", "a test");
+    handle.breaker("second", BreakerControl::HeldOpen, &by).unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    secs(600).await;
+    assert!(tries.of(1) > 3 && calls.all().is_empty());
+    handle.breaker("second", BreakerControl::Auto, &by).unwrap();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!(report.pipelines["all"].done, 2, "returned once, and no fault: {report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t2_what_an_outage_or_those_before_it_kept_past_the_deadline_is_tried_again() {
+    for outage in [0, 60] {
+        let stream = numbers(100, 1);
+        stream.close();
+        let (db, begun) = (once("db"), Instant::now());
+        let processor = Processor::builder("p")
+            .source(stream.consumer("g"))
+            .faults(memory::faults())
+            .seed(1)
+            .deadline(Duration::from_secs(10)) // the last of them would wait for 50 s
+            .pipeline("all", move |flow| {
+                flow.call(&db, async move |_| {
+                    millis(500).await;
+                    if begun.elapsed().as_secs() < outage {
+                        Err("down").transient()
+                    } else {
+                        Ok(())
+                    }
+                })
+            })
+            .build()
+            .unwrap();
+        let run = processor.run(Shutdown::never());
+        let report = tokio::time::timeout(HOUR, run).await.expect("it ends").unwrap();
+        assert_eq!(report.pipelines["all"].done, 100, "{report}");
+    }
 }

@@ -207,3 +207,43 @@ async fn an_unknown_name_is_an_error_that_lists_the_names() {
     let json = serde_json::to_value(handle.status()).unwrap();
     assert_eq!(json["pipelines"]["totals"]["flood_guard"], "closed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_part_of_a_record_waits_for_is_shown_whatever_the_other_parts_have_waited_for() {
+    let stream = stream(1);
+    let hour = Duration::from_secs(3600);
+    let once_an_hour = Retry::exponential().no_quick().base(hour).cap(hour);
+    let (quick, slow) = (
+        Resource::builder("quick").timeout(Duration::from_secs(1)).seed(1).build().unwrap(),
+        Resource::builder("slow")
+            .timeout(Duration::from_secs(1))
+            .retry(once_an_hour)
+            .seed(1)
+            .build()
+            .unwrap(),
+    );
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(memory::faults())
+        .seed(1)
+        .pipeline("all", move |flow| {
+            let failed = std::sync::atomic::AtomicBool::new(false);
+            flow.split(|_| [0u32, 1])
+                .parallel(2, &quick, async move |part: &u32| match *part {
+                    // its backoff is over when that of the other one has just begun
+                    1 if !failed.swap(true, Ordering::Relaxed) => Err("busy").transient(),
+                    part => Ok(part),
+                })
+                .parallel(2, &slow, async |part: &u32| match *part {
+                    0 => Err("down").transient(),
+                    _ => Ok(()),
+                })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(handle.status().lanes[0].waits_for, WaitsFor::Retry);
+    run.abort();
+}

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use streambreaker::memory::{self, Consumer, Stream};
 use streambreaker::prelude::*;
 use streambreaker::source::{Caps, Change, Read, Reader, Room, Source, SourceError};
@@ -149,4 +150,38 @@ async fn f8_only_its_own_returns_count_against_a_units_limit_though_nobody_count
     assert_eq!((all.read, all.done, all.faulted), (2, 2, 0), "{report} {:?}", faults.events());
     let tries = [&tries[0], &tries[1]].map(|tries| tries.load(Ordering::Relaxed));
     assert_eq!(tries, [6, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f9_what_user_code_drops_is_a_fault_the_second_time_though_it_was_given_back_in_between() {
+    let stream = Stream::new("numbers", 1);
+    (0..5).for_each(|n| drop(stream.push(n.to_string())));
+    stream.close();
+    let faults = memory::faults();
+    let seen = Arc::new(AtomicU32::new(0));
+    let dropped = seen.clone();
+    let processor = Processor::builder("p")
+        .source(Uncounted(stream.consumer("g").each(Duration::from_secs(60))))
+        .faults(faults.clone())
+        .seed(1)
+        .pipeline("all", move |flow| {
+            let dropped = dropped.clone();
+            flow.json::<u64>().through(move |units| {
+                units.filter(move |unit| {
+                    let keep = **unit.value() != 3;
+                    dropped.fetch_add(u32::from(!keep), Ordering::Relaxed);
+                    std::future::ready(keep)
+                })
+            })
+        })
+        .build()
+        .unwrap();
+    let report = tokio::time::timeout(Duration::from_secs(600), processor.run(Shutdown::never()))
+        .await
+        .expect("a fault ends it")
+        .unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done, all.faulted, all.returned), (5, 4, 1, 0), "{report}");
+    assert_eq!(faults.events()[0].class, Class::Dropped);
+    assert_eq!(seen.load(Ordering::Relaxed), 2);
 }

@@ -216,7 +216,8 @@ impl ProcessorBuilder {
     }
 
     /// By when a record must be decided after it was read; the source's own deadline unless told. `build()`
-    /// refuses pipelines whose worst case is longer, and no attempt starts that could not end in time.
+    /// refuses pipelines whose worst case is longer, and no attempt starts that could not end in time: the record is returned.
+    /// Where its lane feeds it again, because the source acknowledges by position, it has as long once more.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self

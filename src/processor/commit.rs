@@ -46,6 +46,7 @@ pub(crate) async fn commit_loop(
     let mut calling: Option<Calling> = None;
     let mut committed = shard.committed().clone();
     let mut acks: Vec<(Position, Ack)> = Vec::new();
+    let mut sending = 0;
     let mut last = Instant::now();
     let mut counted = 0;
     let mut failures = 0u32;
@@ -70,6 +71,7 @@ pub(crate) async fn commit_loop(
 
     loop {
         let (prefix, settled) = advance(&shard, &mut acks);
+        shard.note_unheard(acks.len() + sending);
         let news = match shard.caps.acknowledge {
             // not below what an earlier ownership has committed: it is only a redelivery
             Acknowledge::Prefix => prefix > committed,
@@ -95,7 +97,10 @@ pub(crate) async fn commit_loop(
                         Some(position) if shard.caps.acknowledge == Acknowledge::Prefix => {
                             Call::Through(position.clone())
                         }
-                        _ => Call::Each(std::mem::take(&mut acks)),
+                        _ => {
+                            sending = acks.len();
+                            Call::Each(std::mem::take(&mut acks))
+                        }
                     };
                     calling = Some(settle(acker, call, timeout));
                 }
@@ -138,6 +143,7 @@ pub(crate) async fn commit_loop(
                 None => std::future::pending().await,
             } } => {
                 calling = None;
+                sending = 0;
                 idle = Some(acker);
                 let failed = match result {
                     Ok(()) => false,

@@ -158,6 +158,7 @@ impl LaneTask {
                 return if lane.has(Flag::LOST) { LaneEnd::Lost } else { LaneEnd::Ended };
             }
             lane.lower(Flag::HALTED | Flag::FATAL);
+            lane.feeds_again();
             feed.rewind(epoch);
         }
     }

@@ -4,7 +4,7 @@
 //! it, `run` sees to its end.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Shard {
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
     room: Notify,
+    /// Settled records that the source has not confirmed to have heard of, where they are acknowledged one by one.
+    unheard: AtomicUsize,
     /// A record that was read and waits until there is room for it.
     held_back: Mutex<Option<Position>>,
     /// Records that were given back to a source that acknowledges one by one, and have not come again: when they
@@ -163,6 +165,7 @@ impl Shard {
             limits: finite.is_none().then_some(core.limits),
             signal,
             room: Notify::new(),
+            unheard: AtomicUsize::new(0),
             held_back: Mutex::default(),
             given_back: Mutex::default(),
             tracker: Mutex::new(Tracker::new(finite.is_some())),
@@ -232,7 +235,7 @@ impl Shard {
         let unread = match behind {
             Behind { records: Some(0), .. } if !failing => Some(Duration::ZERO),
             Behind { age: Some(age), .. } => {
-                Some(age + last_read.map_or(Duration::ZERO, |at| at.elapsed()))
+                Some(age.saturating_add(last_read.map_or(Duration::ZERO, |at| at.elapsed())))
             }
             _ => None,
         };
@@ -307,6 +310,13 @@ impl Shard {
         let before = std::mem::replace(&mut self.progress().counted, now);
         self.core.in_flight.change(before, now);
         if now.0 < before.0 || now.1 < before.1 {
+            self.room.notify_one();
+        }
+    }
+
+    /// So many settled records are still to be acknowledged one by one, or are on their way.
+    pub(crate) fn note_unheard(&self, records: usize) {
+        if records < self.unheard.swap(records, Ordering::AcqRel) {
             self.room.notify_one();
         }
     }

@@ -5,10 +5,11 @@
 //! (8, saturating), and the epoch of the flow that works on it (20). A unit that outlived its flow carries an
 //! older epoch, and changes nothing any more.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -30,6 +31,8 @@ const DROPPED: u64 = 1 << 35;
 const RETURNS_SHIFT: u32 = 36;
 const RETURNS_ONE: u64 = 1 << RETURNS_SHIFT;
 const RETURNS: u64 = 0xff << RETURNS_SHIFT;
+/// What outlives a flow, and a delivery.
+const TRACE: u64 = RETURNS | DROPPED;
 const EPOCH_SHIFT: u32 = 44;
 const EPOCH: u64 = !0 << EPOCH_SHIFT;
 const EPOCHS: u32 = 1 << (64 - EPOCH_SHIFT);
@@ -38,11 +41,20 @@ const EPOCHS: u32 = 1 << (64 - EPOCH_SHIFT);
 pub(crate) struct Batch {
     pub(crate) records: Box<[Record]>,
     pub(crate) envelope: Arc<dyn Envelope>,
-    /// When the source gives the records to somebody else, where it does and cannot be asked for more time.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Deadline>,
     pub(crate) bytes: usize,
     /// Whether a record in it is to be looked at before it enters a flow.
     pub(crate) gated: bool,
+}
+
+/// By when the records of a read are to be decided: when the source gives them to somebody else, where it does and
+/// cannot be asked for more time, or as the processor was told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) first: Instant,
+    /// How long a lane has that feeds them again, where nobody else does: a record that an outage, or those before it,
+    /// kept too long would else never be tried again.
+    pub(crate) renewal: Option<Duration>,
 }
 
 /// What has to be known of the records of a read before they are handed out, found in one look at each.
@@ -86,7 +98,7 @@ impl Batch {
         records: Vec<Record>,
         bytes: usize,
         envelope: Arc<dyn Envelope>,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
         gated: bool,
     ) -> Arc<Self> {
         Arc::new(Self { records: records.into_boxed_slice(), envelope, deadline, bytes, gated })
@@ -104,6 +116,10 @@ pub(crate) enum Count {
     Not,
 }
 
+/// What a lane remembers of a record that comes again: how often it was returned, and whether user code has dropped it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trace(u64);
+
 /// One lane's view of a batch.
 pub(crate) struct LaneBatch {
     pub(crate) batch: Arc<Batch>,
@@ -115,11 +131,12 @@ pub(crate) struct LaneBatch {
     counts: Option<Box<[Count]>>,
     /// Parts whose fault is stored, of records that are fed again because of another part: one fault a unit and
     /// life.
-    faulted: Mutex<BTreeMap<(u32, PartPath), FaultedPart>>,
+    faulted: Mutex<BTreeSet<(u32, PartPath, FaultedPart)>>,
 }
 
-/// A part of a record that has had its fault.
-#[derive(Clone, Copy)]
+/// A part of a record that has had its fault. It may have had others, of which it was a part with other records: groups
+/// form differently from flow to flow.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FaultedPart {
     pub(crate) fault: Uuid,
     /// Of how many records together it is a part: one, unless a group was split.
@@ -156,18 +173,30 @@ impl LaneBatch {
         })
     }
 
-    /// Record `index` was returned so often before it came again. To be said before it is fed.
-    pub(crate) fn returned_before(&self, index: usize, times: u32) {
-        let times = u64::from(times).min(RETURNS >> RETURNS_SHIFT);
-        self.states[index].fetch_or(times << RETURNS_SHIFT, Ordering::AcqRel);
+    /// By when its records are to be decided in this lane.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let Deadline { first, renewal } = self.batch.deadline?;
+        let again = renewal.and_then(|span| Some(self.lane.fed_again()? + span));
+        Some(again.map_or(first, |again| again.max(first)))
     }
 
-    /// How often it was, in this lane.
+    /// What is to be remembered of record `index`, if it comes again.
+    pub(crate) fn trace(&self, index: usize) -> Trace {
+        Trace(self.states[index].load(Ordering::Acquire) & TRACE)
+    }
+
+    /// Record `index` has come again, and this is remembered of it. To be said before it is fed.
+    pub(crate) fn follow(&self, index: usize, trace: Trace) {
+        self.states[index].fetch_or(trace.0, Ordering::AcqRel);
+    }
+
+    /// How often record `index` was returned, in this lane.
     pub(crate) fn returns(&self, index: usize) -> u32 {
         ((self.states[index].load(Ordering::Acquire) & RETURNS) >> RETURNS_SHIFT) as u32
     }
 
-    fn faulted(&self) -> MutexGuard<'_, BTreeMap<(u32, PartPath), FaultedPart>> {
+    fn faulted(&self) -> MutexGuard<'_, BTreeSet<(u32, PartPath, FaultedPart)>> {
         self.faulted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -244,7 +273,7 @@ impl LaneBatch {
             if !undecided && !returned {
                 return false;
             }
-            let next = 1 | (now & (RETURNS | DROPPED)) | epoch_bits(epoch);
+            let next = 1 | (now & TRACE) | epoch_bits(epoch);
             match word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(seen) => now = seen,
@@ -448,21 +477,19 @@ impl Ticket {
 
     /// The fault of this part of the record is stored: it is not worked on again, if the record is.
     pub(crate) fn note_faulted(&self, part: PartPath, faulted: FaultedPart) {
-        self.batch.faulted().insert((self.place.get() - 1, part), faulted);
+        self.batch.faulted().insert((self.place.get() - 1, part, faulted));
     }
 
     /// Which parts of `whole` have had their fault, of those that were made of `of` records together; and which.
-    pub(crate) fn faulted_parts(&self, whole: &PartPath, of: usize) -> BTreeMap<u32, Uuid> {
+    pub(crate) fn faulted_parts(&self, whole: &PartPath, of: usize) -> BTreeSet<(u32, Uuid)> {
         let index = self.place.get() - 1;
         let depth = whole.indices().len();
         self.batch
             .faulted()
-            .range((index, whole.clone())..)
-            .take_while(|((at, part), _)| {
-                *at == index && part.indices().starts_with(whole.indices())
-            })
-            .filter(|((_, part), faulted)| part.indices().len() == depth + 1 && faulted.of == of)
-            .map(|((_, part), faulted)| (part.indices()[depth], faulted.fault))
+            .range((index, whole.clone(), FaultedPart::default())..)
+            .take_while(|(at, part, _)| *at == index && part.indices().starts_with(whole.indices()))
+            .filter(|(_, part, faulted)| part.indices().len() == depth + 1 && faulted.of == of)
+            .map(|(_, part, faulted)| (part.indices()[depth], faulted.fault))
             .collect()
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Fate;
-use super::batch::Count;
+use super::batch::{Count, Trace};
 use crate::record::{Position, Record};
 
 /// Returned positions that are remembered to be counted once, a pipeline and shard.
@@ -59,9 +59,9 @@ impl Tally {
 pub(crate) struct GivenBack {
     /// How often, whatever for.
     times: u32,
-    /// How often by each lane of its shard, for a reason of its own: that of a neighbour, or of another pipeline, does
-    /// not count against its limit.
-    pub(crate) returns: Box<[u32]>,
+    /// What each lane of its shard remembers of it. Only returns for a reason of its own count there: that of a
+    /// neighbour, or of another pipeline, does not count against its limit.
+    pub(crate) traces: Box<[Trace]>,
 }
 
 /// What has been seen of a shard in this process life, over all its assignments.
@@ -188,14 +188,14 @@ impl History {
         })
     }
 
-    /// A record is given back once more, after so many returns in each lane; how often that makes.
-    pub(super) fn give_back(&mut self, position: &Position, returns: Box<[u32]>) -> u32 {
+    /// A record is given back once more, and this is what each lane remembers of it; how often that makes.
+    pub(super) fn give_back(&mut self, position: &Position, traces: Box<[Trace]>) -> u32 {
         if self.given_back.len() == REMEMBERED && !self.given_back.contains_key(position) {
             self.given_back.pop_first();
         }
         let before = self.given_back.entry(position.clone()).or_default();
         before.times = before.times.saturating_add(1);
-        before.returns = returns;
+        before.traces = traces;
         before.times
     }
 

@@ -185,13 +185,18 @@ pub(crate) type Place = (usize, u32);
 /// Notes for as long as it lives that a unit waits.
 pub(crate) struct Waiting<'a> {
     lane: &'a LaneState,
-    place: Option<Place>,
+    what: Option<(Place, WaitsFor)>,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.lane.waits().remove(&place);
+        let Some(what) = self.what else { return };
+        let mut waits = self.lane.waits();
+        if let Some(units) = waits.get_mut(&what) {
+            *units -= 1;
+            if *units == 0 {
+                waits.remove(&what);
+            }
         }
     }
 }
@@ -218,9 +223,11 @@ pub(crate) struct LaneState {
     origin: Instant,
     late: AtomicU64,
     restarts: AtomicU64,
+    /// When it began to feed again what is not settled, as `turn`.
+    fed_again: AtomicU64,
     last_class: Mutex<Option<Class>>,
-    /// The units that wait for something, by their first record: written on slow paths only.
-    waits: Mutex<BTreeMap<Place, WaitsFor>>,
+    /// How many units wait for what, by their first record: several where it was split. Written on slow paths only.
+    waits: Mutex<BTreeMap<(Place, WaitsFor), u64>>,
 }
 
 impl LaneState {
@@ -246,6 +253,7 @@ impl LaneState {
             origin: Instant::now(),
             late: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            fed_again: AtomicU64::new(0),
             last_class: Mutex::new(None),
             waits: Mutex::default(),
         })
@@ -347,6 +355,17 @@ impl LaneState {
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
+    /// What is not settled is fed again from now on.
+    pub(crate) fn feeds_again(&self) {
+        self.fed_again.store(self.at(Instant::now()).0, Ordering::Release);
+    }
+
+    /// When it began to do so last.
+    pub(crate) fn fed_again(&self) -> Option<Instant> {
+        let at = self.fed_again.load(Ordering::Acquire);
+        (at > 0).then(|| self.instant(Turn(at)))
+    }
+
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
     }
@@ -368,28 +387,33 @@ impl LaneState {
         *self.last_class.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(class);
     }
 
-    fn waits(&self) -> MutexGuard<'_, BTreeMap<Place, WaitsFor>> {
+    fn waits(&self) -> MutexGuard<'_, BTreeMap<(Place, WaitsFor), u64>> {
         self.waits.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Notes what a unit waits for, until the note is dropped.
     pub(crate) fn waiting(&self, place: Option<Place>, what: WaitsFor) -> Waiting<'_> {
-        if let Some(place) = place {
-            self.waits().insert(place, what);
+        let what = place.map(|place| (place, what));
+        if let Some(what) = what {
+            *self.waits().entry(what).or_insert(0) += 1;
         }
-        Waiting { lane: self, place }
+        Waiting { lane: self, what }
     }
 
-    /// What the unit that begins with this record waits for.
+    /// What the unit that begins with this record waits for; one of them, where it was split.
     pub(crate) fn waits_for(&self, place: Place) -> Option<WaitsFor> {
-        self.waits().get(&place).copied()
+        let waits = self.waits();
+        waits
+            .range((place, WaitsFor::Handler)..=(place, WaitsFor::Source))
+            .next()
+            .map(|((_, what), _)| *what)
     }
 
     /// How many units wait for what.
     pub(crate) fn waiting_units(&self) -> BTreeMap<WaitsFor, u64> {
         let mut counts = BTreeMap::new();
-        for what in self.waits().values() {
-            *counts.entry(*what).or_insert(0) += 1;
+        for ((_, what), units) in &*self.waits() {
+            *counts.entry(*what).or_insert(0) += units;
         }
         counts
     }

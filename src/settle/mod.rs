@@ -5,7 +5,7 @@
 //! tracking an event allocates nothing. A unit of work points into the batch; deciding it writes the word;
 //! dropping it undecided writes *returned*. The commit position is the least of the lanes' settled prefixes.
 
-pub(crate) use self::batch::{Batch, Count, FaultedPart, LaneBatch, Survey, Ticket};
+pub(crate) use self::batch::{Batch, Count, Deadline, FaultedPart, LaneBatch, Survey, Ticket};
 pub use self::fate::Fate;
 pub(crate) use self::history::{History, Tally};
 pub use self::lane::WaitsFor;

@@ -267,8 +267,8 @@ impl Tracker {
                 let record = &entry.batch.records[index];
                 let ack = match fate {
                     Fate::Returned => {
-                        let returns = entry.lanes.iter().map(|lane| lane.returns(index)).collect();
-                        let times = history.give_back(record.position(), returns);
+                        let traces = entry.lanes.iter().map(|lane| lane.trace(index)).collect();
+                        let times = history.give_back(record.position(), traces);
                         Ack::Again { after: again(record, times) }
                     }
                     Fate::Faulted => Ack::Faulted,

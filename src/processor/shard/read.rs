@@ -1,5 +1,6 @@
 //! What fills a shard: reads as there is room, and hands each batch to all lanes.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,7 +9,7 @@ use super::{Shard, lock};
 use crate::clock::FAR;
 use crate::processor::core::InFlight;
 use crate::record::Record;
-use crate::settle::{Batch, Flag, LaneBatch, Survey};
+use crate::settle::{Batch, Deadline, Flag, LaneBatch, Survey};
 use crate::source::{Acknowledge, Behind, Read, Reader, Room, SourceError};
 
 /// A record is held back until there is room for it.
@@ -73,6 +74,11 @@ impl Shard {
                 } else {
                     self.progress().suspect = false;
                 }
+            }
+            // each of them is kept until the source has heard of it: while it hears of none, they must not fill the memory
+            let kept = self.core.commit.records.saturating_add(limits.records as u64);
+            if self.unheard.load(Ordering::Acquire) as u64 >= kept {
+                free = (0, 0);
             }
             // each shard is always granted one batch, or a busy one would starve the others
             if records > 0 {
@@ -160,17 +166,22 @@ impl Shard {
     /// Hands a batch to all lanes that was read at `read`: its deadline counts from then.
     fn ingest(&self, records: Vec<Record>, read: Instant) {
         let Some(first) = records.first() else { return };
+        // a finite batch says nothing of what its host gave before
+        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         let own = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
             (Some(own), _, _) => Some(read + own),
             (None, Some(theirs), false) => Some(read + theirs.min(FAR)),
             _ => None,
         };
-        let deadline = own.into_iter().chain(self.until).min();
+        let renewal = match (self.core.deadline, self.caps.deadline, self.caps.extends) {
+            (_, Some(_), false) => None,
+            (own, ..) => own.filter(|_| ordered),
+        };
+        let deadline =
+            own.into_iter().chain(self.until).min().map(|first| Deadline { first, renewal });
         self.core.note_passed_by(&self.stream, &self.id, &records);
         self.note_come_again(records.iter().map(Record::position));
         let survey = Survey::of(&records);
-        // a finite batch says nothing of what its host gave before
-        let ordered = self.caps.acknowledge == Acknowledge::Prefix && self.limits.is_some();
         // before the tracker is locked: it asks the processor
         drop(self.history_of(first.delivery()));
         let (lanes, suspect) = {
@@ -200,8 +211,7 @@ impl Shard {
                 .map(|(number, (lane, counts))| {
                     let own = LaneBatch::new(batch.clone(), lane.state.clone(), counts);
                     for (index, before) in history.given_back(&batch.records) {
-                        let times = before.returns.get(number).copied().unwrap_or(0);
-                        own.returned_before(index, times);
+                        own.follow(index, before.traces.get(number).copied().unwrap_or_default());
                     }
                     own
                 })
