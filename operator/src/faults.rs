@@ -6,6 +6,8 @@ mod lessons;
 mod ls;
 mod show;
 
+use std::collections::BTreeSet;
+
 use clap::Subcommand;
 use serde::Serialize;
 use streambreaker::{BoxError, Class, FaultEvent, Position, ProcessorBuilder, ShardId, Timestamp};
@@ -47,6 +49,19 @@ where
             Faults::Group(group) => self.faults_group(&group, console).await,
             Faults::Dismiss(dismiss) => self.faults_dismiss(&dismiss, console).await,
             Faults::Lessons(lessons) => self.faults_lessons(&lessons, console).await,
+        }
+    }
+
+    /// That of all faults that were named as many were found: one that is not there is a slip of the pen.
+    pub(crate) fn all_named(&self, which: &FaultArgs, found: usize) -> Result<(), Failure> {
+        let named = which.id.iter().collect::<BTreeSet<_>>().len();
+        match named.saturating_sub(found) {
+            0 => Ok(()),
+            missing => Err(Failure::no(format!(
+                "of {}, {missing} name no fault of {}: `faults ls` lists them",
+                counted(named as u64, "id"),
+                self.name
+            ))),
         }
     }
 

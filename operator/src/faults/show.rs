@@ -13,6 +13,7 @@ use super::note_skipped;
 use crate::args::{FaultArgs, FaultsAt, Output};
 use crate::console::{Console, Tone};
 use crate::failure::{Exit, Failure};
+use crate::key::key_shown;
 use crate::operator::{Operator, Task};
 use crate::places::ledger_id;
 use crate::text::{bytes_counted, bytes_shown, counted, escaped, escaped_lines, second, shortened};
@@ -140,7 +141,7 @@ fn text(fault: &FaultEvent, ledger: &[LedgerEntry], full: bool, console: &Consol
         let place = format!("{}/{} @ {}", record.stream(), record.shard(), record.position());
         field("record", &one(&format!("{place}, arrived {}", second(record.arrival()))));
         if let Some(key) = record.key() {
-            field("  key", &shortened(&bytes_shown(key), most));
+            field("  key", &shortened(&key_shown(key), most));
         }
         if full {
             for (name, value) in record.headers().iter() {
