@@ -13,7 +13,7 @@ use crate::decode::Opened;
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, blocking};
-use crate::manifest::ManifestEntry;
+use crate::manifest::{ManifestEntry, OTHER_FOOTER};
 use crate::parts::Parts;
 use crate::seal::Opener;
 use crate::select::Selection;
@@ -235,8 +235,7 @@ impl ShardRecords {
                 self.open.push(Open { path, size, opened, end, next: 0, rows, left });
             }
             Ok(_) => {
-                let damage = Damage::Contents("its footer, which the manifest knows otherwise");
-                self.progress.note_damaged(path.to_string(), damage);
+                self.progress.note_damaged(path.to_string(), OTHER_FOOTER);
                 self.progress.note_read(object.size, object.footer.records);
             }
             Err(LakeError::Damaged { path, damage }) => {

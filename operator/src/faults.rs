@@ -89,6 +89,9 @@ pub(crate) fn note_skipped(skipped: &[String], console: &mut Console) {
     }
 }
 
+/// How much of an error a list shows: what is wrong is often said behind what it is wrong with.
+const ERROR: usize = 160;
+
 /// What a list tells of a fault: no payload, no key.
 #[derive(Serialize)]
 pub(crate) struct Summary {

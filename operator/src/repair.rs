@@ -250,7 +250,11 @@ where
                 "what was missed? --report FILE, of `run --json`; --url of the process that runs; or --shard, --from and --to",
             )
         })?;
-        serde_json::from_value(url.get("/status").await?)
+        let status = url.get("/status").await.map_err(|mut failure| {
+            failure.message.push_str("; of one that has ended, --report FILE says what it missed");
+            failure
+        })?;
+        serde_json::from_value(status)
             .map_err(|error| Failure::because(format!("{url} does not say what it missed"), error))
     }
 }

@@ -170,8 +170,8 @@ async fn metrics_are_shown_as_they_are_by_name_and_as_json() {
         samples[0],
         json!({"name": "a_total", "labels": {"stage": "x\n\u{1b}"}, "value": 0})
     );
-    assert_eq!((&samples[1]["value"], &samples[2]["value"]), (&json!(7), &json!("NaN")));
-    metrics(&["a_", "--nonzero"]).await.says(Exit::No, &["no such metric that is not zero"]);
+    assert_eq!((&samples[1]["value"], &samples[2]["value"]), (&json!("NaN"), &json!(7)));
+    metrics(&["a_", "--nonzero"]).await.says(Exit::No, &["every one of them is zero"]);
     metrics(&["c_total"]).await.says(Exit::No, &["no such metric"]);
 
     let without = Running::start().await;

@@ -206,6 +206,9 @@ async fn s2_what_the_process_that_runs_has_missed_is_repaired_by_one_command() {
     assert_eq!(world.take_done(), [numbers("search", gone), numbers("totals", gone)].concat());
     trigger.pull();
     run.await.unwrap();
+    serving.stop().await;
+    let gone = world.ask(&["repair", "--url", &url]).await;
+    gone.says(Exit::Failed, &["nobody answers on", "--report FILE"]);
 }
 
 #[tokio::test]

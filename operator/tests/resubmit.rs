@@ -49,6 +49,12 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
         let open = world.ask(&["faults", "ls", "--open", "--json"]).await.json();
         assert_eq!(open["total"], 2, "the new faults of 13");
         let new = &open["faults"][0];
+        let parent = world.ask(&["faults", "show", new["parent"].as_str().unwrap()]).await.out;
+        assert!(parent.contains("failed again (1 fault) by ada"), "{parent}");
+        assert!(
+            parent.contains(&format!("became     {}", new["id"].as_str().unwrap())),
+            "{parent}"
+        );
         assert_eq!((&new["resubmits"], &new["release"]), (&json!(1), &json!("1.4.3")));
         let done = world.ask(&["faults", "ls", "--stage", "validate", "--json"]).await.json();
         let ledger = json!({ "state": "succeeded", "release": "1.4.3" });

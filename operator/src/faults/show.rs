@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streambreaker::{BoxError, FaultEvent, ProcessorBuilder};
-use streambreaker_lake::LedgerEntry;
+use streambreaker_lake::{FaultState, LedgerEntry};
 use uuid::Uuid;
 
 use super::note_skipped;
@@ -163,6 +163,9 @@ fn text(fault: &FaultEvent, ledger: &[LedgerEntry], full: bool, console: &Consol
     for entry in ledger {
         let LedgerEntry { state, at, who, why, .. } = entry;
         field("ledger", &format!("{} {state} by {}: {}", second(*at), one(who), one(why)));
+        if let FaultState::FailedAgain { faults } = state {
+            faults.iter().for_each(|new| field("  became", &new.to_string()));
+        }
     }
     if ledger.is_empty() {
         field("ledger", "pending");

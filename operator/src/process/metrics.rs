@@ -53,15 +53,20 @@ where
     ) -> Result<Exit, Failure> {
         let url = self.url(&args.at)?;
         let text = url.text("/metrics").await?;
-        let mut found = Vec::new();
+        let (mut found, mut zero) = (Vec::new(), false);
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let sample = sample(line).ok_or_else(|| {
                 Failure::failed(format!("the metrics of {url} have a line that is none: {line}"))
             })?;
-            if args.takes(&sample) {
-                found.push((line, sample));
+            if args.is_named(&sample) {
+                match args.nonzero && sample.value.as_f64() == Some(0.0) {
+                    true => zero = true,
+                    false => found.push((line, sample)),
+                }
             }
         }
+        // a recorder may tell them in any order
+        found.sort_by(|(_, a), (_, b)| (&a.name, &a.labels).cmp(&(&b.name, &b.labels)));
         if args.output.json {
             let samples: Vec<&Sample> = found.iter().map(|(_, sample)| sample).collect();
             console.json(&json!({ "samples": samples }))?;
@@ -72,7 +77,7 @@ where
             console.print(&escaped_lines(&lines))?;
         }
         match found.is_empty() {
-            true if args.nonzero => Err(Failure::no("no such metric that is not zero")),
+            true if zero => Err(Failure::no("every one of them is zero")),
             true => Err(Failure::no("no such metric, or not yet")),
             false => Ok(Exit::Done),
         }
@@ -80,9 +85,8 @@ where
 }
 
 impl MetricsArgs {
-    fn takes(&self, sample: &Sample) -> bool {
-        let named = self.name.is_empty() || self.name.iter().any(|part| sample.name.contains(part));
-        named && !(self.nonzero && sample.value.as_f64() == Some(0.0))
+    fn is_named(&self, sample: &Sample) -> bool {
+        self.name.is_empty() || self.name.iter().any(|part| sample.name.contains(part))
     }
 }
 
