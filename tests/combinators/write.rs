@@ -161,8 +161,13 @@ async fn b4_items_that_are_rejected_or_throttled_open_no_breaker() {
         sink.decide(move |_, _| verdict);
         let (ran, index) = one_by_one(sink).await;
         assert_eq!((ran.fates(), ran.classes()), ((0, 0, 10), vec![class; 10]));
-        let breaker = index.status().breaker.unwrap();
+        let status = index.status();
+        let breaker = status.breaker.unwrap();
         assert_eq!(breaker.opened, 0, "{breaker:?}");
+        // who rejects an item has answered well, who throttles it has not
+        let well = if class == Class::Fault { 10 } else { 0 };
+        assert_eq!((status.successes, status.failures.throttled), (well, 10 - well));
+        assert_eq!(status.attempts, 10);
     }
 }
 
