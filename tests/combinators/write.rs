@@ -247,6 +247,61 @@ async fn bulk_write_lingers_and_its_window_makes_requests_smaller() {
     run.await.unwrap().unwrap();
 }
 
+/// Notes, if it is told to, what makes no sense: an outcome of an item that is not in the request.
+struct Astray(bool);
+
+#[async_trait]
+impl Sink<u32> for Astray {
+    fn limits(&self) -> Limits {
+        Limits::items(2)
+    }
+
+    fn size(&self, _: &u32) -> usize {
+        1
+    }
+
+    async fn write(&self, items: &[u32], outcomes: &mut Outcomes<'_>) -> Result<(), StepError> {
+        outcomes.all_done();
+        if self.0 {
+            outcomes.done(items.len());
+        }
+        Ok(())
+    }
+}
+
+/// Counts what is said of sinks.
+struct Heard(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Heard {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "streambreaker::sink"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_a_sink_that_notes_what_makes_no_sense_is_spoken_of_once_and_others_are_not() {
+    for (astray, lines) in [(false, 0), (true, 1)] {
+        let heard = Arc::new(AtomicUsize::new(0));
+        let _listening = tracing::subscriber::set_default(Heard(heard.clone()));
+        let index = resource("index");
+        let ran = run(0..10, move |flow| {
+            flow.json::<u32>().map(|n| *n).bulk_write(&index, Astray(astray))
+        })
+        .await;
+        assert_eq!((ran.fates(), heard.load(Ordering::Relaxed)), ((10, 0, 0), lines));
+    }
+}
+
 /// Counts the requests in flight.
 struct Slow {
     running: Arc<AtomicUsize>,
