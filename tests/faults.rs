@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -684,40 +684,4 @@ async fn f3_a_bulk_write_faults_what_ran_out_and_sends_what_was_accepted_no_more
         *sent.entry(**item).or_default() += 1;
     }
     assert!(sent.iter().all(|(n, times)| *times == if n % 10 == 3 { 3 } else { 1 }), "{sent:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn f1_f11_parts_of_a_group_that_forms_differently_from_flow_to_flow_have_one_fault_each_time()
-{
-    let stream = numbers(6, 1);
-    stream.close();
-    let faults = memory::faults();
-    let (flows, tries) = (AtomicUsize::new(0), Effects::default());
-    let db = once("db");
-    let processor = Processor::builder("p")
-        .source(stream.consumer("g"))
-        .faults(faults.clone())
-        .flood_guard(FloodGuard::off())
-        .seed(1)
-        .pipeline("all", move |flow| {
-            // of two, of three, of six, and of two again
-            let items = [2, 3, 6][flows.fetch_add(1, Ordering::SeqCst) % 3];
-            let tries = tries.clone();
-            flow.json::<u64>()
-                .compact(|_| (), Window::items(items))
-                .split(|n| [(*n, 0), (*n, 1)])
-                .parallel(8, &db, async move |(_, part): &(u64, u32)| match part {
-                    0 => Err("poison").fault(),
-                    _ if tries.note(1) < 40 => Err("down").transient(),
-                    _ => Ok(()),
-                })
-        })
-        .build()
-        .unwrap();
-    let report = processor.run(Shutdown::never()).await.unwrap();
-    assert_eq!(report.pipelines["all"].faulted, 6, "{report}");
-    let events = faults.events();
-    let ids: BTreeSet<_> = events.iter().map(|event| event.id).collect();
-    assert!(ids.len() >= 6, "three of two, two of three, one of six: {}", ids.len());
-    assert_eq!((events.len(), report.faults_stored), (ids.len(), ids.len() as u64));
 }
