@@ -50,9 +50,9 @@ pub enum LakeError {
     /// There is no key to seal or to open with.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A replay goes on that was begun with another selection.
+    /// A replay goes on that was begun with another selection, or for another target.
     #[error(
-        "the replay {0} was begun with another selection: resume it with the same one, or begin another run"
+        "the replay {0} was begun with another selection, or for other pipelines: resume it with the same ones, or begin another run"
     )]
     OtherSelection(uuid::Uuid),
     /// A document of the lake (manifest, ledger) cannot be read.

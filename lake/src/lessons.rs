@@ -111,14 +111,15 @@ impl Lake {
     }
 }
 
-/// Lessons by fingerprint.
+/// Lessons by fingerprint and pipeline: two pipelines may have a stage of the same name.
 #[derive(Default)]
-struct Lessons(BTreeMap<String, Lesson>);
+struct Lessons(BTreeMap<(String, String), Lesson>);
 
 impl Lessons {
     async fn add(&mut self, ledger: &Ledger, fault: &FaultEvent) -> Result<(), LakeError> {
         let row = ledger.row(fault.part.map_or(fault.id, |part| part.of)).await?;
-        let lesson = self.0.entry(fault.fingerprint.clone()).or_insert_with(|| Lesson {
+        let kind = (fault.fingerprint.clone(), fault.pipeline.clone());
+        let lesson = self.0.entry(kind).or_insert_with(|| Lesson {
             fingerprint: fault.fingerprint.clone(),
             class: fault.class,
             pipeline: fault.pipeline.clone(),

@@ -12,6 +12,7 @@ use streambreaker_lake::{FaultSelection, Selection};
 use uuid::Uuid;
 
 use crate::failure::Failure;
+use crate::key::Key;
 use crate::time::Moment;
 
 /// How to print.
@@ -112,6 +113,12 @@ impl FaultArgs {
         selection
     }
 
+    /// # Errors
+    /// When no fault can be of such a time.
+    pub(crate) fn check(&self, now: Timestamp) -> Result<(), Failure> {
+        check(self.since, self.until, now)
+    }
+
     /// Whether anything was selected by.
     pub(crate) fn is_narrowed(&self) -> bool {
         !self.id.is_empty()
@@ -157,20 +164,33 @@ pub(crate) struct RecordArgs {
     /// Events of this type; may be repeated
     #[arg(long = "type", value_name = "TYPE", help_heading = "Which records")]
     pub(crate) kind: Vec<String>,
-    /// Of this key of the transport; may be repeated
+    /// Of this key of the transport: a text, or bytes as hex:00ff; may be repeated
     #[arg(long, help_heading = "Which records")]
-    pub(crate) key: Vec<String>,
+    pub(crate) key: Vec<Key>,
     /// The event of this id; may be repeated
     #[arg(long, help_heading = "Which records")]
     pub(crate) id: Vec<String>,
 }
 
+/// That a span of time holds something.
+fn check(since: Option<Moment>, until: Option<Moment>, now: Timestamp) -> Result<(), Failure> {
+    match (since, until) {
+        (Some(since), Some(until)) if since.before(now) >= until.before(now) => {
+            Err(Failure::unusable("--since is not before --until: nothing can be of such a time"))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl RecordArgs {
-    pub(crate) fn selection(&self, stream: &str, now: Timestamp) -> Selection {
+    /// # Errors
+    /// When no record can be of such a time.
+    pub(crate) fn selection(&self, stream: &str, now: Timestamp) -> Result<Selection, Failure> {
+        check(self.since, self.until, now)?;
         let mut selection = Selection::of(stream);
         selection = self.shard.iter().fold(selection, |s, shard| s.shard(shard.as_str()));
         selection = self.kind.iter().fold(selection, |s, kind| s.kind(kind));
-        selection = self.key.iter().fold(selection, |s, key| s.key(key.clone()));
+        selection = self.key.iter().fold(selection, |s, key| s.key(key.0.clone()));
         selection = self.id.iter().fold(selection, |s, id| s.id(id));
         if let Some(since) = self.since {
             selection = selection.from(since.before(now));
@@ -184,7 +204,17 @@ impl RecordArgs {
         if let Some(last) = &self.last {
             selection = selection.last(last.clone());
         }
-        selection
+        Ok(selection)
+    }
+
+    /// The times that were given as so long ago, as options that mean the same later: a run is resumed with what it was begun.
+    pub(crate) fn at_fixed_times(&self, now: Timestamp) -> String {
+        let times = [("--since", self.since), ("--until", self.until)];
+        let fixed = times.into_iter().filter_map(|(option, moment)| match moment {
+            Some(ago @ Moment::Ago(_)) => Some(format!(" {option} {}", ago.before(now))),
+            _ => None,
+        });
+        fixed.collect()
     }
 }
 

@@ -175,6 +175,8 @@ pub(crate) struct Floodgate {
     /// Records that entered since a fault was last judged.
     good: AtomicU64,
     inner: Mutex<Inner>,
+    #[cfg(feature = "admin")]
+    built: FloodGuard,
     processor: String,
     pipeline: String,
 }
@@ -212,6 +214,8 @@ impl Floodgate {
                 cool_down: guard.first,
                 owed: 0,
             }),
+            #[cfg(feature = "admin")]
+            built: guard,
             processor: processor.into(),
             pipeline: pipeline.into(),
         }
@@ -285,6 +289,12 @@ impl Floodgate {
         inner.phase = Phase::Closed;
         inner.window.trim(guard.window);
         self.report("closed", &inner, guard.ratio.unwrap_or(1.0));
+    }
+
+    /// The limits that the pipeline was built with.
+    #[cfg(feature = "admin")]
+    pub(crate) fn built(&self) -> FloodGuard {
+        self.built
     }
 
     /// The limits that hold now.
