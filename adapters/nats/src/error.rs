@@ -160,8 +160,9 @@ impl OpenError {
 impl fmt::Debug for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;
-        let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
-        causes.map(|cause| write!(f, ": {cause}")).collect()
+        let mut causes =
+            std::iter::successors(std::error::Error::source(self), |error| error.source());
+        causes.try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 
