@@ -172,16 +172,17 @@ fn f9_that_a_record_was_dropped_is_remembered_when_it_is_fed_again() {
 fn i10_how_often_a_record_was_returned_before_is_kept_and_nothing_else_of_it_changes() {
     let lane = Shared::new(1).lanes.remove(0);
     let epoch = lane.next_epoch();
+    let before = LaneBatch::new(batch(0, 3), lane.clone(), None);
+    before.take(0, epoch).expect("it is new").settle(Fate::Returned);
     let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
-    states.returned_before(0, 3);
-    states.returned_before(1, 1_000);
-    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [3, 255, 0], "more than 255 is 255");
+    states.follow(0, before.trace(0));
+    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [1, 0, 0]);
     let [first, second, third] = [0, 1, 2].map(|n| states.take(n, epoch).expect("it is new"));
     assert!([&first, &second, &third].iter().all(|ticket| !ticket.is_late()));
     first.settle(Fate::Returned);
     second.settle(Fate::Returned);
     third.put_back();
-    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [4, 255, 0]);
+    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [2, 1, 0]);
     assert_eq!([0, 1, 2].map(|n| states.fate(n)), [Some(Fate::Returned); 3]);
 }
 
