@@ -156,6 +156,94 @@ async fn l1_what_the_transport_could_not_read_is_stored_and_replayed_as_it_came(
 }
 
 #[tokio::test(start_paused = true)]
+async fn l6_what_arrived_out_of_order_is_found_by_its_time() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let minute = |n: u64| TEN.plus(Duration::from_secs(60 * n));
+    let mut all = records("orders", "0", 0..40);
+    // it arrived two hours before its neighbours, and lies in their object, in their hour
+    all[39] = all[39].clone().with_arrival(minute(30));
+    for record in &mut all[..39] {
+        *record = record.clone().with_arrival(record.arrival().plus(Duration::from_secs(9_000)));
+    }
+    write(&lake, &all).await;
+    let paths = shaky.paths().await;
+    assert!(paths.iter().all(|path| !path.contains("hour=10")), "{paths:?}");
+    let first_hour = Selection::of("orders").from(TEN).until(minute(60));
+    let (_, found) = run(lake.replay(first_hour)).await;
+    assert_eq!(live(found), all[39..]);
+    // and with a manifest that was stored
+    let manifest = lake.manifest("orders").await.unwrap();
+    lake.store_manifest(&manifest).await.unwrap();
+    let before = Selection::of("orders").until(minute(31));
+    assert_eq!(lake.dry_run(&before).await.unwrap().records, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_by_id_key_or_type_reads_only_what_may_hold_it() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let id = |n: u64| Uuid::new_v5(&Uuid::NAMESPACE_OID, &n.to_be_bytes()).to_string();
+    let all: Vec<Record> = (0..25_000u64)
+        .map(|n| {
+            let kind = if n < 20_000 { "usual" } else { "late" };
+            let payload = format!(r#"{{"id":"{}","type":"{kind}"}}"#, id(n));
+            Record::new("orders", "0", Position::from(n), payload)
+                .with_key(format!("k{n}"))
+                .with_arrival(TEN)
+        })
+        .collect();
+    write(&lake, &all).await;
+    let manifest = lake.manifest("orders").await.unwrap();
+    assert_eq!((manifest.objects.len(), manifest.objects[0].footer.digests.len()), (1, 3));
+    lake.store_manifest(&manifest).await.unwrap();
+    shaky.bytes_read();
+    let mut read = async |selection: Selection| {
+        let records = lake.dry_run(&selection).await.unwrap().records;
+        (records, shaky.bytes_read())
+    };
+    let all = || Selection::of("orders");
+    let (records, whole) = read(all()).await;
+    assert_eq!(records, 25_000);
+    for (selection, expected) in [
+        (all().id(id(12_345)), 1),
+        (all().key("k12345"), 1),
+        (all().kind("late"), 5_000),
+        (all().id("none"), 0),
+        (all().kind("none"), 0),
+    ] {
+        let text = format!("{selection:?}");
+        let (records, some) = read(selection).await;
+        assert_eq!(records, expected, "{text}");
+        // the end of the object, and one group of three at most
+        assert!(some < whole * 3 / 5, "{some} of {whole} bytes are read for {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_replay_goes_into_one_pipeline_where_it_is_told_to() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(&lake, &records("orders", "0", 0..30)).await;
+    let (one, other) = (Collect::<()>::new(), Collect::<()>::new());
+    let collect = Resource::builder("collect").timeout(Duration::from_secs(1)).build().unwrap();
+    let into = |target: &Collect<()>| {
+        let (target, collect) = (target.clone(), collect.clone());
+        move |flow: Flow<Input>| flow.map(|_| ()).bulk_write(&collect, target.clone()).boxed()
+    };
+    let processor = Processor::builder("replayed")
+        .faults(memory::faults())
+        .pipeline("one", into(&one))
+        .pipeline("other", into(&other))
+        .enable(["one"])
+        .build()
+        .unwrap();
+    let report =
+        processor.run_from(lake.replay(Selection::of("orders")), Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["one"].done, one.len(), other.len()), (30, 30, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn l6_a_dry_run_counts_and_changes_nothing() {
     let shaky = Shaky::default();
     let lake = shaky.lake();
