@@ -217,8 +217,8 @@ pub use panics::hide_panic_messages;
 #[doc(inline)]
 pub use processor::{
     BuildError, By, FaultStatus, Handle, LaneStatus, Phase, PipelineStatus, Process, Processed,
-    Processor, ProcessorBuilder, RunError, Shutdown, SourceStatus, Status, SwitchError, Trigger,
-    shutdown,
+    Processor, ProcessorBuilder, RunError, Shutdown, Skip, SourceStatus, Status, SwitchError,
+    Trigger, shutdown,
 };
 #[doc(inline)]
 pub use record::{Delivery, Headers, PartPath, Position, Record, ShardId, Timestamp};

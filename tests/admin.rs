@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use streambreaker::admin::{self, AdminError, Listener, Serving};
+use streambreaker::fault::FloodGuard;
 use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
 use streambreaker::{Processor, Trigger};
@@ -89,6 +90,7 @@ fn processor(stream: &Stream) -> Processor {
     Processor::builder("p")
         .source(stream.consumer("g"))
         .faults(memory::faults())
+        .flood_guard(FloodGuard::ratio(0.4))
         .pipeline("all", move |flow| {
             flow.json::<u64>().call(
                 &db,
@@ -188,14 +190,26 @@ async fn switches_are_turned_and_say_who_and_why() {
     post(at, breaker, json!({"control": "auto"})).await;
     let guard = json!({"ratio": 0.9, "cool_down": "1s"});
     assert_eq!(post(at, "/pipelines/all/flood_guard", guard).await.status, 200);
+    // off and on again, it is as it was built
+    for enabled in [false, true] {
+        let guard = json!({ "enabled": enabled });
+        assert_eq!(post(at, "/pipelines/all/flood_guard", guard).await.status, 200);
+    }
     for n in 0..10u64 {
         stream.push(n.to_string());
     }
     let stuck = until(at, "stuck", |status| status["lanes"][0]["waits_for"] == "restart").await;
     let lane = &stuck["lanes"][0];
     let skip = json!({"shard": lane["shard"], "position": lane["oldest"]});
-    assert_eq!(post(at, "/skip", skip).await.status, 200);
+    let skipped = post(at, "/skip", skip.clone()).await.json();
+    assert_eq!(skipped, json!({"done": true, "pipelines": ["all"]}));
     until(at, "skipped", |status| status["pipelines"]["all"]["done"] == 9).await;
+    until(at, "all settled", |status| status["in_flight_records"] == 0).await;
+    let settled = post(at, "/skip", skip).await;
+    assert_eq!(settled.status, 409);
+    assert!(settled.error().contains("is settled already"), "{}", settled.body);
+    let later = json!({"shard": "0", "position": "4711"});
+    assert_eq!(post(at, "/skip", later).await.json(), json!({"done": true, "when_it_comes": true}));
     trigger.pull();
     assert_eq!(run.await.unwrap(), 9);
     serving.stop().await;
@@ -216,12 +230,17 @@ async fn switches_are_turned_and_say_who_and_why() {
             "\"breaker\"",
             "\"breaker\"",
             "\"flood_guard\"",
+            "\"flood_guard\"",
+            "\"flood_guard\"",
+            "\"skip\"",
             "\"skip\""
         ]
     );
     assert!(audits.iter().all(|line| line.field("who") == "ada" && line.field("why") == "a test"));
     let guard = audits[10].field("value");
     assert!(guard.contains("90 %") && guard.contains("1s") && guard.contains("1000"), "{guard}");
+    assert!(audits[11].field("value").contains("off"), "{}", audits[11].field("value"));
+    assert!(audits[12].field("value").contains("40 %"), "{}", audits[12].field("value"));
 }
 
 #[tokio::test]

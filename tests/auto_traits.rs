@@ -63,6 +63,7 @@ fn values_can_be_sent_shared_and_moved() {
         FaultKind,
         Gap,
         Fate,
+        Skip,
 
         Trigger,
         // settings

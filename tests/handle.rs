@@ -8,7 +8,9 @@ use streambreaker::clock::PausedClock;
 use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
 use streambreaker::resource::BreakerControl;
-use streambreaker::{By, Class, Delivery, PartPath, Phase, ShardId, Timestamp, WaitsFor};
+use streambreaker::{
+    By, Class, Delivery, PartPath, Phase, Position, ShardId, Skip, SwitchError, Timestamp, WaitsFor,
+};
 
 fn by() -> By {
     By::new("ada", "a test")
@@ -109,11 +111,26 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     assert_eq!(lane.last_class, Some(Class::Transient));
     let (shard, position) = (lane.shard.clone(), lane.oldest.clone().expect("stuck"));
     assert!(handle.skip(&ShardId::new("other"), &position, &by()).is_err());
-    handle.skip(&shard, &position, &by()).unwrap();
+    let settled = handle.skip(&shard, &Position::from(3), &by()).unwrap_err();
+    assert!(settled.to_string().contains("record 3 of shard `0` is settled already"), "{settled}");
+    assert_eq!(handle.skip(&shard, &Position::from(11), &by()).unwrap(), Skip::WhenItComes);
+    let now = Skip::Now { pipelines: vec!["all".to_owned()] };
+    assert_eq!(handle.skip(&shard, &position, &by()).unwrap(), now);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(matches!(handle.skip(&shard, &position, &by()), Err(SwitchError::Settled { .. })));
+    assert_eq!(handle.status().lanes[0].oldest, None);
+    stream.push("10");
+    stream.push("11");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(faults.events().len(), 2, "what was skipped before it came");
     stream.close();
     let report = run.await.unwrap().unwrap();
-    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (9, 1), "{report}");
-    assert_eq!(faults.events()[0].class, Class::Skipped);
+    assert_eq!(
+        (report.pipelines["all"].done, report.pipelines["all"].faulted),
+        (10, 2),
+        "{report}"
+    );
+    assert!(faults.events().iter().all(|fault| fault.class == Class::Skipped));
     // the cause is mended: sent again from its fault, and in a replay, it is worked on
     mended.store(true, Ordering::Relaxed);
     let record = faults.events()[0].records[0].record.clone();
@@ -125,7 +142,7 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     replay.push_record(record.with_delivery(Delivery::Replay { run: fault })).unwrap();
     replay.close();
     let report = processor.run_from(replay.consumer("g"), Shutdown::never()).await.unwrap();
-    assert_eq!(report.pipelines["all"].faulted, 1, "as before: {report}");
+    assert_eq!(report.pipelines["all"].faulted, 2, "as before: {report}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use streambreaker_lake::object_store::memory::InMemory;
 use streambreaker_lake::object_store::path::Path;
 use streambreaker_lake::object_store::{ObjectStore, ObjectStoreExt};
 use streambreaker_lake::{
-    Bounds, FaultLake, FaultSelection, Finding, Lake, LakeError, LakeWriter, Selection,
+    Bounds, Counts, FaultLake, FaultSelection, Finding, Lake, LakeError, LakeWriter, Selection,
 };
 use uuid::Uuid;
 
@@ -45,10 +45,14 @@ const FAULT: Uuid = Uuid::from_u128(9);
 /// Paths and bytes.
 type Objects = BTreeMap<String, Vec<u8>>;
 
+fn arrival(n: u64) -> Timestamp {
+    Timestamp::from_micros(1_357_034_400_000_000 + n as i64)
+}
+
 fn record(shard: &str, n: u64) -> Record {
     let payload = format!(r#"{{"id":"{shard}-{n}","type":"t{}","timestamp":{n}}}"#, n % 2);
-    let record = Record::new(STREAM, shard, Position::from(n * 3), payload)
-        .with_arrival(Timestamp::from_micros(1_357_034_400_000_000 + n as i64));
+    let record =
+        Record::new(STREAM, shard, Position::from(n * 3), payload).with_arrival(arrival(n));
     if n % 3 == 0 {
         record
     } else {
@@ -126,6 +130,9 @@ struct Found {
     replay_told: bool,
     faults: Vec<FaultEvent>,
     faults_told: bool,
+    /// How many records there are of a time, and of a kind, a key and an id.
+    of_time: Option<u64>,
+    narrow: Option<u64>,
 }
 
 /// What may end the work: a note of the lake's own that cannot be read, and a seal, whose key nobody gave. The store never
@@ -211,8 +218,11 @@ async fn look(objects: &Objects, resumed: bool) -> Found {
     if let Some(counts) = counts.filter(|_| !resumed) {
         assert_eq!(counts.records, found.replayed.len() as u64, "a dry run is what a replay is");
     }
+    let records = |counts: Counts| counts.records;
+    found.of_time = told(lake.dry_run(&selection().from(arrival(3))).await).map(records);
     // by bloom filters
-    told(lake.dry_run(&selection().kind("t1").key("k1").id("0-1")).await);
+    let narrow = selection().kind("t1").key("k1").id("0-1");
+    found.narrow = told(lake.dry_run(&narrow).await).map(records);
     match told(lake.faults(&FaultSelection::of(STREAM)).await) {
         Some(faults) => {
             (found.faults, found.faults_told) = (faults.faults, !faults.damaged.is_empty())
@@ -317,6 +327,13 @@ fn changed(data: &[u8]) {
         let all = found.replayed.len() == known.len();
         assert!(all || found.replay_told, "L4: the replay leaves records out in silence");
         assert!(all || found.verify_told, "L4: the verifier is silent");
+        if !found.verify_told {
+            assert_eq!(
+                (found.of_time, found.narrow),
+                (Some(3), Some(1)),
+                "L4: a selection leaves records out"
+            );
+        }
         if untouched {
             assert!(all && !found.replay_told && !found.verify_told, "nothing is wrong");
         }

@@ -151,26 +151,52 @@ impl Opened {
             return Ok(true);
         }
         guarded(|| {
-            let metadata = self.metadata.row_group(group);
             for (place, wanted) in selection.wanted() {
-                let chunk = metadata.column(place);
-                let at_hand = chunk
-                    .bloom_filter_offset()
-                    .zip(chunk.bloom_filter_length())
-                    .and_then(|(offset, len)| {
-                        let (start, len) = (u64::try_from(offset).ok()?, u64::try_from(len).ok()?);
-                        Some(parts.has(&(start..start.checked_add(len)?)))
-                    });
-                if wanted.is_empty() || at_hand != Some(true) {
+                if wanted.is_empty() {
                     continue;
                 }
-                let filter = Sbbf::read_from_column_chunk(chunk, parts)?;
+                let filter = self.filter(parts, group, place)?;
                 let any = |filter: Sbbf| wanted.iter().any(|value| filter.check(*value));
                 if !filter.is_none_or(any) {
                     return Ok(false);
                 }
             }
             Ok(true)
+        })
+    }
+
+    /// The bloom filter of a column of a group, if it is at hand.
+    fn filter(&self, parts: &Parts, group: usize, place: usize) -> Result<Option<Sbbf>, Damage> {
+        let chunk = self.metadata.row_group(group).column(place);
+        let at_hand = chunk.bloom_filter_offset().zip(chunk.bloom_filter_length()).and_then(
+            |(offset, len)| {
+                let (start, len) = (u64::try_from(offset).ok()?, u64::try_from(len).ok()?);
+                Some(parts.has(&(start..start.checked_add(len)?)))
+            },
+        );
+        if at_hand != Some(true) {
+            return Ok(None);
+        }
+        Ok(Sbbf::read_from_column_chunk(chunk, parts)?)
+    }
+
+    /// Whether the bloom filters of a group let everything through that is in it: one that does not would leave it out of a
+    /// narrow selection, in silence.
+    fn filters_hold(&self, parts: &Parts, group: usize, records: &[Stored]) -> Result<(), Damage> {
+        type Value = fn(&Stored) -> Option<&[u8]>;
+        let columns: [(usize, Value); 3] = [
+            (column::EVENT_ID, |stored| stored.event_id.as_deref().map(str::as_bytes)),
+            (column::EVENT_TYPE, |stored| stored.event_type.as_deref().map(str::as_bytes)),
+            (column::KEY, |stored| stored.record.key().map(|key| &key[..])),
+        ];
+        guarded(|| {
+            for (place, value) in columns {
+                let Some(filter) = self.filter(parts, group, place)? else { continue };
+                if !records.iter().filter_map(value).all(|value| filter.check(value)) {
+                    return Err(Damage::Contents("its bloom filters"));
+                }
+            }
+            Ok(())
         })
     }
 
@@ -264,6 +290,7 @@ impl Opened {
         let mut unpacked = 0u64;
         for group in 0..self.groups() {
             let records = self.group(parts, group)?;
+            self.filters_hold(parts, group, &records)?;
             unpacked += records.iter().map(|stored| stored.record.size() as u64).sum::<u64>();
             within("unpacked bytes", unpacked, self.bounds.object_bytes.saturating_mul(4))?;
             all.extend(records);
@@ -277,6 +304,13 @@ impl Opened {
             || !all.is_sorted_by(|a, b| a.record.position() < b.record.position())
         {
             return Err(Damage::Contents("its positions"));
+        }
+        // by which a selection of a time passes the whole object over
+        let arrivals = || all.iter().map(|stored| stored.record.arrival());
+        if arrivals().min() != Some(self.footer.arrival_min)
+            || arrivals().max() != Some(self.footer.arrival_max)
+        {
+            return Err(Damage::Contents("its times of arrival"));
         }
         Ok(all)
     }
@@ -595,6 +629,29 @@ mod tests {
         let range = opened.group_range(&parts, 0).expect("it is there");
         let shorter = Parts::whole(bytes.slice(..range.end as usize - 1));
         assert_eq!(opened.group_range(&shorter, 0), Err(Damage::Contents("its offsets")));
+    }
+
+    #[test]
+    fn l4_what_a_selection_would_pass_over_is_damage() {
+        let records = sample(50);
+        let bytes = encode(&records, None).expect("encoded").bytes;
+        let opened = Opened::open(&Parts::whole(bytes.clone()), Bounds::default()).expect("opened");
+        for place in [column::KEY, column::EVENT_ID, column::EVENT_TYPE] {
+            let chunk = opened.metadata.row_group(0).column(place);
+            let start = chunk.bloom_filter_offset().expect("a filter") as usize;
+            let end = start + chunk.bloom_filter_length().expect("its length") as usize;
+            let mut bytes = bytes.to_vec();
+            // the header stays
+            bytes[end - 32..end].fill(0);
+            bytes[start + 32..end].fill(0);
+            assert_eq!(decode(bytes.into()), Err(Damage::Contents("its bloom filters")));
+        }
+        // from 0 to 49 ms
+        let said = br#""arrival_max":49000"#;
+        let at = bytes.windows(said.len()).position(|window| window == said).expect("it is there");
+        let mut bytes = bytes.to_vec();
+        bytes[at + said.len() - 5] = b'1';
+        assert_eq!(decode(bytes.into()), Err(Damage::Contents("its times of arrival")));
     }
 
     #[test]

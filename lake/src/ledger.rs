@@ -58,9 +58,10 @@ impl fmt::Display for FaultState {
             FaultState::Pending => f.write_str("pending"),
             FaultState::Resubmitted { attempt } => write!(f, "resubmitted (attempt {attempt})"),
             FaultState::Succeeded { .. } => f.write_str("succeeded"),
-            FaultState::FailedAgain { faults } => {
-                write!(f, "failed again ({} faults)", faults.len())
-            }
+            FaultState::FailedAgain { faults } => match faults.len() {
+                1 => f.write_str("failed again (1 fault)"),
+                count => write!(f, "failed again ({count} faults)"),
+            },
             FaultState::Dismissed => f.write_str("dismissed"),
         }
     }

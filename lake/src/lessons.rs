@@ -111,9 +111,9 @@ impl Lake {
     }
 }
 
-/// Lessons by fingerprint.
+/// Lessons by fingerprint and pipeline: two pipelines may have a stage of the same name.
 #[derive(Default)]
-struct Lessons(BTreeMap<String, Lesson>);
+struct Lessons(BTreeMap<(String, String), Lesson>);
 
 impl Lessons {
     async fn add(&mut self, ledger: &Ledger, fault: &FaultEvent) -> Result<(), LakeError> {
@@ -123,7 +123,8 @@ impl Lessons {
             Err(LakeError::Document { .. }) => FaultState::Pending,
             Err(error) => return Err(error),
         };
-        let lesson = self.0.entry(fault.fingerprint.clone()).or_insert_with(|| Lesson {
+        let kind = (fault.fingerprint.clone(), fault.pipeline.clone());
+        let lesson = self.0.entry(kind).or_insert_with(|| Lesson {
             fingerprint: fault.fingerprint.clone(),
             class: fault.class,
             pipeline: fault.pipeline.clone(),

@@ -62,6 +62,7 @@ mod decode;
 mod encode;
 mod error;
 mod faults;
+mod format;
 mod index;
 mod lake;
 mod ledger;
@@ -79,6 +80,7 @@ mod schema;
 mod seal;
 mod select;
 mod sortable;
+mod thrift;
 mod verify;
 mod writer;
 

@@ -29,6 +29,10 @@ pub struct ManifestEntry {
     pub footer: Footer,
 }
 
+/// One of the two is not what it was.
+pub(crate) const OTHER_FOOTER: Damage =
+    Damage::Contents("its footer, which the manifest knows otherwise");
+
 /// What lies in a stream's folder.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

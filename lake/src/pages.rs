@@ -3,8 +3,7 @@
 //! The Parquet library reserves as many bytes as the header of a page claims, up to 2 GiB, and the metadata at the end of
 //! the object, which were checked, need not agree with it. It also reserves as many groups of rows, and as many columns
 //! of a schema, as the metadata claim, up to 2 billion, and as many lengths as a column of differences claims, without any
-//! limit; and what cannot be reserved ends the process, caught by nobody. So all of it is walked through first. Most is
-//! structs of Thrift's compact protocol, of which a few numbers matter; the rest is skipped.
+//! limit; and what cannot be reserved ends the process, caught by nobody. So all of it is walked through first.
 
 use parquet::basic::Encoding;
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -12,152 +11,22 @@ use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::errors::ParquetError;
 use parquet::file::reader::RowGroupReader;
 
-/// How deep structs may lie in each other: a page header has three levels, the metadata of an object have seven.
-const DEEPEST: u32 = 12;
-
-/// What an element of a schema may have below it, and the groups of rows of an object: this crate's own schema has twelve
-/// columns, and an object that is written has a few hundred groups at most.
-const MOST_CHILDREN: i64 = 1_000;
-const MOST_GROUPS: u64 = 32_767;
-
-struct Compact<'a>(&'a [u8]);
-
-impl<'a> Compact<'a> {
-    fn take(&mut self, bytes: u64) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(usize::try_from(bytes).ok()?)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn advance(&mut self, bytes: u64) -> Option<()> {
-        self.take(bytes).map(|_| ())
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn number(&mut self) -> Option<i64> {
-        let zigzag = self.varint()?;
-        Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
-    }
-
-    /// The next field's id and type; an id of 0 where the struct ends.
-    fn field(&mut self, before: i64) -> Option<(i64, u8)> {
-        let header = self.byte()?;
-        if header == 0 {
-            return Some((0, 0));
-        }
-        let id = match header >> 4 {
-            0 => self.number()?,
-            delta => before.checked_add(i64::from(delta))?,
-        };
-        Some((id, header & 0x0f))
-    }
-
-    fn skip(&mut self, kind: u8, depth: u32) -> Option<()> {
-        let depth = depth.checked_sub(1)?;
-        match kind {
-            // the value of a boolean is its type
-            1 | 2 => Some(()),
-            3 => self.advance(1),
-            4..=6 => self.varint().map(|_| ()),
-            7 => self.advance(8),
-            8 => {
-                let len = self.varint()?;
-                self.advance(len)
-            }
-            9 | 10 => {
-                let (len, kind) = self.list()?;
-                for _ in 0..len {
-                    match kind {
-                        1 | 2 => self.advance(1)?,
-                        kind => self.skip(kind, depth)?,
-                    }
-                }
-                Some(())
-            }
-            12 => {
-                let mut id = 0;
-                loop {
-                    let (next, kind) = self.field(id)?;
-                    if kind == 0 {
-                        return Some(());
-                    }
-                    self.skip(kind, depth)?;
-                    id = next;
-                }
-            }
-            // a page header has no maps
-            _ => None,
-        }
-    }
-
-    /// How many elements a list claims to have, and their type.
-    fn list(&mut self) -> Option<(u64, u8)> {
-        let header = self.byte()?;
-        let len = match header >> 4 {
-            15 => self.varint()?,
-            len => u64::from(len),
-        };
-        Some((len, header & 0x0f))
-    }
-
-    /// An element of the schema, if it does not claim to have too much below it.
-    fn schema_element(&mut self) -> Option<()> {
-        let mut id = 0;
-        loop {
-            let (next, kind) = self.field(id)?;
-            match (next, kind) {
-                (_, 0) => return Some(()),
-                (5, 5) => {
-                    self.number().filter(|children| *children <= MOST_CHILDREN)?;
-                }
-                (_, kind) => self.skip(kind, DEEPEST)?,
-            }
-            id = next;
-        }
-    }
-
-    /// The next page's size, unpacked and packed.
-    fn page_header(&mut self) -> Option<(u64, u64)> {
-        let (mut unpacked, mut packed) = (None, None);
-        let mut id = 0;
-        loop {
-            let (next, kind) = self.field(id)?;
-            match (next, kind) {
-                (_, 0) => return Some((unpacked?, packed?)),
-                (2, 5) => unpacked = Some(u64::try_from(self.number()?).ok()?),
-                (3, 5) => packed = Some(u64::try_from(self.number()?).ok()?),
-                (_, kind) => self.skip(kind, DEEPEST)?,
-            }
-            id = next;
-        }
-    }
-}
+use crate::format;
+use crate::thrift::Compact;
 
 /// How many bytes the pages of this column chunk claim to unpack to; none where their headers cannot be read.
 pub(crate) fn unpacked(chunk: &[u8]) -> Option<u64> {
     let mut rest = Compact(chunk);
     let mut sum = 0u64;
     while !rest.0.is_empty() {
-        let (unpacked, packed) = rest.page_header()?;
-        sum = sum.saturating_add(unpacked);
-        rest.advance(packed)?;
+        let (mut unpacked, mut packed) = (None, None);
+        rest.walk(format::PAGE, |field, number| match field {
+            format::UNPACKED => unpacked = u64::try_from(number).ok(),
+            format::PACKED => packed = u64::try_from(number).ok(),
+            _ => {}
+        })?;
+        sum = sum.saturating_add(unpacked?);
+        rest.advance(packed?)?;
     }
     Some(sum)
 }
@@ -165,30 +34,7 @@ pub(crate) fn unpacked(chunk: &[u8]) -> Option<u64> {
 /// Whether the metadata at the end of an object have as much in them as they claim; none where they have not, or cannot be
 /// read.
 pub(crate) fn metadata(bytes: &[u8]) -> Option<()> {
-    let mut rest = Compact(bytes);
-    let mut id = 0;
-    loop {
-        let (next, kind) = rest.field(id)?;
-        match (next, kind) {
-            (_, 0) => return Some(()),
-            (2, 9) => {
-                let (len, kind) = rest.list()?;
-                for _ in 0..len {
-                    match kind {
-                        12 => rest.schema_element()?,
-                        _ => return None,
-                    }
-                }
-            }
-            (4, 9) => {
-                let mut claim = Compact(rest.0);
-                claim.list().filter(|(groups, _)| *groups <= MOST_GROUPS)?;
-                rest.skip(kind, DEEPEST)?;
-            }
-            (_, kind) => rest.skip(kind, DEEPEST)?,
-        }
-        id = next;
-    }
+    Compact(bytes).walk(format::FILE, |_, _| {})
 }
 
 /// The numbers of a stream of packed differences, and what lies behind it; none where it claims more than `most`, or cannot
@@ -349,8 +195,11 @@ mod tests {
     /// A page that claims to unpack to `unpacked` bytes, of `packed` bytes.
     fn page(unpacked: u8, packed: u8) -> Vec<u8> {
         let mut page = vec![0x15, 0, 0x15, unpacked << 1, 0x15, packed << 1];
-        // a struct of a number, a list of two numbers, and some bytes
-        page.extend([0x2c, 0x15, 8, 0x19, 0x25, 2, 4, 0x18, 3, b'a', b'b', b'c', 0, 0]);
+        // a struct of numbers and statistics, and a field that nobody knows
+        page.extend([
+            0x2c, 0x15, 8, 0x15, 0, 0x15, 6, 0x15, 6, 0x1c, 0x18, 3, b'a', b'b', b'c', 0, 0,
+        ]);
+        page.extend([0x98, 2, b'x', b'y', 0]);
         page.extend(std::iter::repeat_n(0xee, packed.into()));
         page
     }
@@ -409,12 +258,26 @@ mod tests {
     }
 
     #[test]
-    fn l5_nesting_is_bounded() {
+    fn l5_what_could_be_read_in_two_ways_is_refused() {
+        // a schema of one element: a name, and what comes behind it
+        let file = |element: &[u8]| [&[0x29, 0x1c][..], element, &[0, 0]].concat();
+        assert_eq!(metadata(&file(&[0x48, 1, b'a'])), Some(()));
+        assert_eq!(metadata(&file(&[0x42, 1, b'a'])), None, "a name that says it is a boolean");
+        assert_eq!(metadata(&file(&[0x48, 1, b'a', 0x08, 8, 1, b'a'])), None, "the same again");
+        assert_eq!(metadata(&file(&[0x48, 1, b'a', 0x78, 1, b'a'])), Some(()), "an unknown one");
+        assert_eq!(metadata(&file(&[0x48, 1, b'a', 0x79, 0x11, 1])), None, "unknown booleans");
+        // a number that is negative here, and huge where 32 bits of it are read
+        let huge = [0x55, 0x81, 0x80, 0x80, 0x80, 0x10];
+        assert_eq!(metadata(&file(&huge)), None);
+    }
+
+    #[test]
+    fn l5_nesting_and_lists_end() {
         assert_eq!(metadata(&[0x1c; 1 << 16]), None);
         assert_eq!(unpacked(&[0x1c; 1 << 16]), None);
         // a list that claims to be endless ends with the bytes
-        assert_eq!(unpacked(&[0x19, 0xf5, 0xff, 0xff, 0xff, 0xff, 0x7f, 1, 2]), None);
-        // and one of nothing costs nothing
-        assert_eq!(unpacked(&[0x19, 0xf0, 0xff, 0xff, 0xff, 0xff, 0x7f]), None);
+        assert_eq!(metadata(&[0x59, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0]), None);
+        // and none has elements of nothing
+        assert_eq!(metadata(&[0x59, 0xf0, 0xff, 0xff, 0xff, 0xff, 0x7f]), None);
     }
 }

@@ -13,7 +13,7 @@ use crate::decode::Opened;
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, blocking};
-use crate::manifest::ManifestEntry;
+use crate::manifest::{ManifestEntry, OTHER_FOOTER};
 use crate::parts::Parts;
 use crate::seal::Opener;
 use crate::select::Selection;
@@ -35,10 +35,14 @@ pub struct Counts {
     pub objects: u64,
     /// Their bytes in the store.
     pub stored_bytes: u64,
+    /// Their records, selected or not.
+    pub stored_records: u64,
     /// Objects that are done with.
     pub objects_read: u64,
-    /// Their bytes in the store: beside `stored_bytes`, how far it is.
+    /// Their bytes in the store.
     pub stored_bytes_read: u64,
+    /// Records that it is past, selected or not: beside `stored_records`, how far it is.
+    pub stored_records_read: u64,
     /// Records that were yielded.
     pub records: u64,
     /// Bytes of their payloads, keys and headers.
@@ -66,6 +70,7 @@ impl Progress {
         let mut counts = self.lock();
         counts.objects += objects.len() as u64;
         counts.stored_bytes += objects.iter().map(|object| object.size).sum::<u64>();
+        counts.stored_records += objects.iter().map(|object| object.footer.records).sum::<u64>();
     }
 
     pub(crate) fn note_damaged(&self, path: String, damage: Damage) {
@@ -82,16 +87,22 @@ impl Progress {
         counts.damaged.push((path, damage));
     }
 
-    fn note_read(&self, size: u64) {
+    /// An object is done with, of which so many records had not been passed one by one.
+    fn note_read(&self, size: u64, left: u64) {
         let mut counts = self.lock();
         counts.objects_read += 1;
         counts.stored_bytes_read += size;
+        counts.stored_records_read += left;
     }
 
-    fn note_record(&self, record: &Record) {
+    /// It is past a record, and has yielded it, or not.
+    fn note_passed(&self, yielded: Option<&Record>) {
         let mut counts = self.lock();
-        counts.records += 1;
-        counts.bytes += record.size() as u64;
+        counts.stored_records_read += 1;
+        if let Some(record) = yielded {
+            counts.records += 1;
+            counts.bytes += record.size() as u64;
+        }
     }
 }
 
@@ -104,6 +115,8 @@ struct Open {
     /// The next group of rows to be read.
     next: usize,
     rows: VecDeque<Stored>,
+    /// How many of its records it is not past.
+    left: u64,
 }
 
 /// The selected records of one shard.
@@ -129,12 +142,15 @@ impl ShardRecords {
     ) -> Self {
         let behind =
             |object: &ManifestEntry| after.as_ref().is_none_or(|after| object.footer.last > *after);
-        let waiting: VecDeque<_> = objects.into_iter().filter(behind).collect();
+        let (waiting, passed): (Vec<_>, Vec<_>) = objects.into_iter().partition(behind);
+        for object in passed {
+            progress.note_read(object.size, object.footer.records);
+        }
         Self {
             lake,
             selection,
             progress,
-            waiting,
+            waiting: waiting.into(),
             open: Vec::new(),
             last: after,
             opener: Opener::default(),
@@ -161,17 +177,21 @@ impl ShardRecords {
             };
             let open = &mut self.open[least];
             open.rows.pop_front();
+            open.left = open.left.saturating_sub(1);
             // one that does not open may lie in another object too, and open there
             if !seen && !matches!(opened, Some(Err(_))) {
                 self.last = Some(position);
             }
             match opened {
-                None => {}
+                None => self.progress.note_passed(None),
                 Some(Ok(record)) => {
-                    self.progress.note_record(&record);
+                    self.progress.note_passed(Some(&record));
                     return Ok(Some(record));
                 }
-                Some(Err(damage)) => self.progress.note_damaged(open.path.to_string(), damage),
+                Some(Err(damage)) => {
+                    self.progress.note_passed(None);
+                    self.progress.note_damaged(open.path.to_string(), damage);
+                }
             }
         }
     }
@@ -196,7 +216,7 @@ impl ShardRecords {
                     at += 1;
                 } else {
                     let done = self.open.swap_remove(at);
-                    self.progress.note_read(done.size);
+                    self.progress.note_read(done.size, done.left);
                 }
             }
             let head = self.least().and_then(|at| self.open[at].rows.front());
@@ -219,15 +239,18 @@ impl ShardRecords {
         })?;
         match self.lake.open(&path).await {
             Ok((opened, end)) if opened.footer == object.footer => {
-                let size = object.size;
+                let (size, left) = (object.size, object.footer.records);
                 let rows = VecDeque::new();
-                self.open.push(Open { path, size, opened, end, next: 0, rows });
+                self.open.push(Open { path, size, opened, end, next: 0, rows, left });
             }
             Ok(_) => {
-                let damage = Damage::Contents("its footer, which the manifest knows otherwise");
-                self.progress.note_damaged(path.to_string(), damage);
+                self.progress.note_damaged(path.to_string(), OTHER_FOOTER);
+                self.progress.note_read(object.size, object.footer.records);
             }
-            Err(LakeError::Damaged { path, damage }) => self.progress.note_damaged(path, damage),
+            Err(LakeError::Damaged { path, damage }) => {
+                self.progress.note_damaged(path, damage);
+                self.progress.note_read(object.size, object.footer.records);
+            }
             Err(error) => return Err(error),
         }
         self.waiting.pop_front();

@@ -17,6 +17,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use streambreaker::clock::{Clock, SystemClock};
 use streambreaker::fault::FaultRecord;
 use streambreaker::{By, Delivery, FaultEvent, Position, Processor, Record, ShardId};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::assemble::Assembly;
@@ -97,13 +98,13 @@ enum Stop {
 }
 
 impl Stop {
-    /// Waits for so long, or until it is pulled.
-    async fn within(&mut self, span: Duration) {
+    /// Waits until then, or until it is pulled.
+    async fn until(&mut self, due: Instant) {
         match self {
             Stop::Pulled => {}
-            Stop::Never => tokio::time::sleep(span).await,
+            Stop::Never => tokio::time::sleep_until(due).await,
             Stop::Waiting(stop) => {
-                if tokio::time::timeout(span, stop).await.is_ok() {
+                if tokio::time::timeout_at(due, stop).await.is_ok() {
                     *self = Stop::Pulled;
                 }
             }
@@ -349,6 +350,8 @@ impl Resubmission {
         let (mut assembly, mut ended) = (Assembly::default(), false);
         let mut streams: BTreeMap<String, Known> = BTreeMap::new();
         let run = Uuid::new_v4();
+        // when the next one may be sent
+        let mut due: Option<Instant> = None;
         'faults: while !ended {
             let mut faults: Vec<FaultEvent> = Vec::with_capacity(AHEAD);
             while faults.len() < AHEAD && !ended {
@@ -400,8 +403,17 @@ impl Resubmission {
                     report.more = true;
                     break 'faults;
                 }
+                let checked = self.check(processor, fault, &row, known).await?;
+                if let (Ok(_), Some(due)) = (&checked, due) {
+                    self.stop.until(due).await;
+                    report.interrupted = self.stop.is_pulled();
+                    if report.interrupted {
+                        report.more = true;
+                        break 'faults;
+                    }
+                }
                 report.considered += 1;
-                match self.check(processor, fault, &row, known).await? {
+                match checked {
                     Err(refused) => {
                         report.refused.insert(id, refused);
                     }
@@ -410,12 +422,15 @@ impl Resubmission {
                         report.records += ready.records.len() as u64;
                     }
                     Ok(ready) => {
-                        if let Err(refused) =
-                            self.send(processor, ready, &mut row, known, run, report).await?
-                        {
-                            report.refused.insert(id, refused);
-                        } else if let Some(rate) = self.rate {
-                            self.stop.within(Duration::from_secs(1) / rate.get()).await;
+                        let began = Instant::now();
+                        match self.send(processor, ready, &mut row, known, run, report).await? {
+                            Err(refused) => {
+                                report.refused.insert(id, refused);
+                            }
+                            Ok(()) => {
+                                let every = |rate: NonZeroU32| Duration::from_secs(1) / rate.get();
+                                due = self.rate.map(|rate| began + every(rate));
+                            }
                         }
                         if let Some(watch) = &mut self.watch {
                             watch(report);

@@ -117,7 +117,9 @@ impl fmt::Display for ResubmitReport {
             write!(f, "\n  {id}: {why}")?;
         }
         if self.stopped {
-            f.write_str("\nstopped: too many failed again")?;
+            f.write_str(
+                "\nstopped: too many failed again; look at the new faults before you send more",
+            )?;
         }
         if self.interrupted {
             f.write_str("\nended before the end, as it was told")?;
@@ -125,8 +127,10 @@ impl fmt::Display for ResubmitReport {
         if self.damaged > 0 {
             write!(f, "\n{} objects of faults could not be read in full", self.damaged)?;
         }
-        if self.more {
-            f.write_str("\nthere are more: run it again")?;
+        match self.more {
+            true if self.stopped => f.write_str("\nthere are more")?,
+            true => f.write_str("\nthere are more: run it again")?,
+            false => {}
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use streambreaker::{Position, ShardId};
 
 use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, Listed, patiently};
-use crate::manifest::join;
+use crate::manifest::{OTHER_FOOTER, join};
 use crate::schema::{Digest, Footer};
 
 /// Something that is not as it should be.
@@ -189,7 +189,8 @@ impl Seen {
 }
 
 impl Lake {
-    /// Reads every object of a stream: checksums, order, duplicates, and whether the objects join.
+    /// Reads every object of a stream: checksums, order, duplicates, whether the objects join, and whether what they say of
+    /// themselves (times of arrival, bloom filters, what the manifest knows) would let a replay find all that is in them.
     ///
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`]. What is wrong with the lake is in the report, never an error.
@@ -202,6 +203,8 @@ impl Lake {
             first: gone.footer.first.clone(),
             last: gone.footer.last.clone(),
         }));
+        let known: BTreeMap<&str, &Footer> =
+            manifest.objects.iter().map(|entry| (&*entry.path, &entry.footer)).collect();
         let listing = self.list(stream).await?;
         let mut shard: Option<ShardId> = None;
         let mut footers: Vec<Footer> = Vec::new();
@@ -214,10 +217,13 @@ impl Lake {
             }
             match patiently(|| self.verified(&object)).await {
                 Ok((opened, _)) if opened.footer.stream != stream => {
-                    let damage = Damage::Contents("its stream");
-                    report
-                        .findings
-                        .push(Finding::Damaged { path: object.path.to_string(), damage });
+                    report.damaged(&object, Damage::Contents("its stream"));
+                }
+                // which a replay leaves out
+                Ok((opened, _))
+                    if known.get(object.path.as_ref()).is_some_and(|f| **f != opened.footer) =>
+                {
+                    report.damaged(&object, OTHER_FOOTER);
                 }
                 Ok((opened, records)) => {
                     seen.go_on_to(&object.name.first);
@@ -242,6 +248,10 @@ impl Lake {
 }
 
 impl Verification {
+    fn damaged(&mut self, object: &Listed, damage: Damage) {
+        self.findings.push(Finding::Damaged { path: object.path.to_string(), damage });
+    }
+
     /// Takes an object in that is whole.
     fn take(&mut self, object: &Listed, records: BTreeMap<Position, String>, seen: &mut Seen) {
         self.objects += 1;

@@ -10,7 +10,7 @@ use streambreaker::flow::{NewEvent, OnReplay};
 use streambreaker::memory::Collect;
 use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
-use streambreaker::source::{Acker, Change, Settled, UNREADABLE};
+use streambreaker::source::{Acker, Change, Read, Reader, Room, Settled, UNREADABLE};
 use streambreaker::{Delivery, Position, Record, Report, RunError, Source, file, memory};
 use streambreaker_lake::{Damage, Lake, LakeWriter, Selection};
 use support::{Shaky, TEN, record, records, store, stream_of};
@@ -94,6 +94,29 @@ async fn l1_a_replay_yields_what_the_stream_yielded() {
         (191, counts.objects_read, 0)
     );
     assert_eq!(counts.stored_bytes, counts.stored_bytes_read);
+    assert_eq!((counts.stored_records, counts.stored_records_read), (191, 191));
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_a_replay_is_moves_on_within_an_object_and_comes_to_the_end() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(&lake, &records("orders", "0", 0..100)).await;
+    for selection in [Selection::of("orders"), Selection::of("orders").kind("started")] {
+        let mut source = lake.replay(selection);
+        let progress = source.progress();
+        let Some(Change::Assigned { mut reader, .. }) = source.next().await.unwrap() else {
+            panic!("there is a shard");
+        };
+        let mut seen = Vec::new();
+        let room = Room { records: 10, bytes: 1 << 20 };
+        while !matches!(reader.read(room).await.unwrap(), Read::End) {
+            seen.push(progress.counts().stored_records_read);
+        }
+        assert!(seen.len() >= 3 && seen.is_sorted() && seen[0] < 50, "{seen:?}");
+        let counts = progress.counts();
+        assert_eq!((counts.stored_records_read, counts.objects_read), (100, counts.objects));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -128,6 +128,21 @@ async fn it_stops_when_too_many_fail_again() {
     let report = again(&lake).run(&broken).await.unwrap();
     assert!(report.stopped);
     assert_eq!((report.considered, report.sent, report.more), (10, 10, true));
+    let said = report.to_string();
+    assert!(said.contains("look at the new faults") && !said.contains("run it again"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_is_between_faults_and_not_behind_the_last() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n < 3).process(numbers(0..10)).await;
+    let mended = component(&lake, &effects, |_| false);
+    let began = tokio::time::Instant::now();
+    let rate = std::num::NonZeroU32::new(1).unwrap();
+    assert_eq!(again(&lake).rate(rate).run(&mended).await.unwrap().succeeded, 3);
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -476,6 +491,24 @@ async fn lessons_tell_what_time_alone_has_mended() {
     let lessons = lake.lessons(&all()).await.unwrap();
     assert_eq!((lessons[0].succeeded, lessons[0].unchanged), (4, 1));
     assert!(!lessons[0].deserves_a_retry(), "another release mended the others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lessons_are_of_a_pipeline() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let both = Processor::builder("numbers")
+        .faults(FaultLake::new(&lake))
+        .pipeline("one", |flow| flow.json::<u64>())
+        .pipeline("other", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    let record = Record::new("numbers", "0", Position::from(1), "one").with_arrival(TEN);
+    assert_eq!(both.process([record]).await.faults.len(), 2);
+    let lessons = lake.lessons(&all()).await.unwrap();
+    assert_eq!(lessons[0].fingerprint, lessons[1].fingerprint, "the stages are called alike");
+    let told: Vec<_> = lessons.iter().map(|l| (&*l.pipeline, l.faults, l.open)).collect();
+    assert_eq!(told, [("one", 1, 1), ("other", 1, 1)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{Position, Record, Shutdown};
-use streambreaker_lake::{Damage, Finding, Lake, LakeWriter};
+use streambreaker_lake::{Damage, Finding, Lake, LakeWriter, Selection};
 use support::{Fail, Shaky, record, records, store, storing, stream_of};
 
 /// A writer of small objects.
@@ -290,6 +290,27 @@ async fn verify_names_what_is_missing() {
     manifest.forget_missing();
     lake.store_manifest(&manifest).await.unwrap();
     assert!(lake.manifest("orders").await.unwrap().missing.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_an_object_that_the_manifest_knows_otherwise_is_named_by_both_who_leave_it_out() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for items in [0..10, 10..20] {
+        write(&writer(&lake, 10), &records("orders", "0", items)).await;
+    }
+    let mut manifest = lake.manifest("orders").await.unwrap();
+    manifest.objects[1].footer.after = None;
+    let path = manifest.objects[1].path.clone();
+    lake.store_manifest(&manifest).await.unwrap();
+
+    let named = Damage::Contents("its footer, which the manifest knows otherwise");
+    let report = lake.verify("orders").await.unwrap();
+    let damaged = Finding::Damaged { path: path.clone(), damage: named.clone() };
+    assert_eq!((report.records, &*report.findings), (10, &[damaged][..]), "{report}");
+    assert!(!report.is_sound());
+    let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+    assert_eq!((counts.records, counts.damaged), (10, vec![(path, named)]));
 }
 
 #[tokio::test(start_paused = true)]

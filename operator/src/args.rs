@@ -12,6 +12,7 @@ use streambreaker_lake::{FaultSelection, Selection};
 use uuid::Uuid;
 
 use crate::failure::Failure;
+use crate::key::Key;
 use crate::time::Moment;
 
 /// How to print.
@@ -157,9 +158,9 @@ pub(crate) struct RecordArgs {
     /// Events of this type; may be repeated
     #[arg(long = "type", value_name = "TYPE", help_heading = "Which records")]
     pub(crate) kind: Vec<String>,
-    /// Of this key of the transport; may be repeated
+    /// Of this key of the transport: a text, or bytes as hex:00ff; may be repeated
     #[arg(long, help_heading = "Which records")]
-    pub(crate) key: Vec<String>,
+    pub(crate) key: Vec<Key>,
     /// The event of this id; may be repeated
     #[arg(long, help_heading = "Which records")]
     pub(crate) id: Vec<String>,
@@ -170,7 +171,7 @@ impl RecordArgs {
         let mut selection = Selection::of(stream);
         selection = self.shard.iter().fold(selection, |s, shard| s.shard(shard.as_str()));
         selection = self.kind.iter().fold(selection, |s, kind| s.kind(kind));
-        selection = self.key.iter().fold(selection, |s, key| s.key(key.clone()));
+        selection = self.key.iter().fold(selection, |s, key| s.key(key.0.clone()));
         selection = self.id.iter().fold(selection, |s, id| s.id(id));
         if let Some(since) = self.since {
             selection = selection.from(since.before(now));

@@ -5,7 +5,9 @@ use clap::{ArgMatches, FromArgMatches, Parser, Subcommand};
 use crate::faults::Faults;
 use crate::lake::LakeWord;
 use crate::operator::Task;
-use crate::process::{BreakerArgs, PipelineArgs, Siphon, SkipArgs, StatusArgs};
+use crate::process::{
+    BreakerArgs, FloodGuard, MetricsArgs, PipelineArgs, Siphon, SkipArgs, StatusArgs,
+};
 use crate::repair::Repair;
 use crate::replay::Replay;
 use crate::resubmit::Resubmit;
@@ -82,6 +84,8 @@ pub(crate) enum Action {
     Lake(LakeWord),
     /// Show what a component that runs is doing
     Status(StatusArgs),
+    /// Show what a component that runs counts and measures
+    Metrics(MetricsArgs),
     /// Stop a pipeline of a component that runs from taking more
     Pause(PipelineArgs),
     /// Let a paused pipeline go on
@@ -93,6 +97,9 @@ pub(crate) enum Action {
     /// Set aside what would call a resource that is down
     #[command(subcommand)]
     Siphon(Siphon),
+    /// Let a flood of faults pass, or stop it again
+    #[command(subcommand)]
+    FloodGuard(FloodGuard),
 }
 
 impl FromArgMatches for Command {

@@ -11,14 +11,15 @@ use crate::text::{Table, escaped_lines, json_escaped};
 
 /// Where a command prints.
 ///
-/// Colours and progress are for terminals only, and colours not where `NO_COLOR` is set (<https://no-color.org>).
+/// Colours and progress are for terminals only, and not for those that take no escape codes (`TERM=dumb`); colours not where
+/// `NO_COLOR` is set either (<https://no-color.org>).
 pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     colour: bool,
     live: bool,
-    /// How long the line of progress is that stands there now.
-    drawn: usize,
+    /// Whether a line of progress stands there now.
+    drawn: bool,
 }
 
 impl fmt::Debug for Console {
@@ -66,12 +67,13 @@ impl Console {
     pub fn of_process() -> Self {
         let (out, err) = (io::stdout(), io::stderr());
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            colour: out.is_terminal() && !plain,
-            live: err.is_terminal(),
+            colour: out.is_terminal() && !plain && !dumb,
+            live: err.is_terminal() && !dumb,
             out: Box::new(out),
             err: Box::new(err),
-            drawn: 0,
+            drawn: false,
         }
     }
 
@@ -83,7 +85,7 @@ impl Console {
             err: Box::new(err.clone()),
             colour: false,
             live: false,
-            drawn: 0,
+            drawn: false,
         };
         (console, out, err)
     }
@@ -133,20 +135,21 @@ impl Console {
         self.note("nothing was sent; --send --why \"…\" sends them");
     }
 
-    /// Draws progress over the progress that was drawn before.
+    /// Draws progress over the progress that was drawn before. The cursor goes back, so that a line of the log is written over
+    /// it, and not behind it.
     pub(crate) fn draw(&mut self, line: &str) {
         if self.live {
-            let _ = write!(self.err, "\r\u{1b}[2K{line}");
+            let _ = write!(self.err, "\r\u{1b}[2K{line}\r");
             let _ = self.err.flush();
-            self.drawn = line.len();
+            self.drawn = true;
         }
     }
 
     pub(crate) fn undraw(&mut self) {
-        if self.drawn > 0 {
+        if self.drawn {
             let _ = write!(self.err, "\r\u{1b}[2K");
             let _ = self.err.flush();
-            self.drawn = 0;
+            self.drawn = false;
         }
     }
 }

@@ -6,6 +6,8 @@ mod lessons;
 mod ls;
 mod show;
 
+use std::collections::BTreeSet;
+
 use clap::Subcommand;
 use serde::Serialize;
 use streambreaker::{BoxError, Class, FaultEvent, Position, ProcessorBuilder, ShardId, Timestamp};
@@ -50,6 +52,19 @@ where
         }
     }
 
+    /// That of all faults that were named as many were found: one that is not there is a slip of the pen.
+    pub(crate) fn all_named(&self, which: &FaultArgs, found: usize) -> Result<(), Failure> {
+        let named = which.id.iter().collect::<BTreeSet<_>>().len();
+        match named.saturating_sub(found) {
+            0 => Ok(()),
+            missing => Err(Failure::no(format!(
+                "of {}, {missing} name no fault of {}: `faults ls` lists them",
+                counted(named as u64, "id"),
+                self.name
+            ))),
+        }
+    }
+
     pub(crate) fn pick<'a>(&'a self, args: &'a FaultArgs) -> Pick<'a> {
         Pick { args, processor: &self.name, now: self.now() }
     }
@@ -73,6 +88,9 @@ pub(crate) fn note_skipped(skipped: &[String], console: &mut Console) {
         console.note("  and others");
     }
 }
+
+/// How much of an error a list shows: what is wrong is often said behind what it is wrong with.
+const ERROR: usize = 160;
 
 /// What a list tells of a fault: no payload, no key.
 #[derive(Serialize)]

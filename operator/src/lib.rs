@@ -63,6 +63,7 @@ mod command;
 mod console;
 mod failure;
 mod faults;
+mod key;
 mod lake;
 mod operator;
 mod places;

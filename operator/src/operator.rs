@@ -200,11 +200,13 @@ where
             Action::Faults(faults) => self.faults(faults, console).await,
             Action::Lake(word) => self.lake_word(word, console).await,
             Action::Status(args) => self.status(&args, console).await,
+            Action::Metrics(args) => self.metrics(&args, console).await,
             Action::Pause(args) => self.pause(&args, console).await,
             Action::Resume(args) => self.resume(&args, console).await,
             Action::Breaker(args) => self.breaker(&args, console).await,
             Action::Skip(args) => self.skip(&args, console).await,
             Action::Siphon(siphon) => self.siphon(&siphon, console).await,
+            Action::FloodGuard(guard) => self.flood_guard(&guard, console).await,
         };
         console.undraw();
         match done {

@@ -1,6 +1,7 @@
 //! What is asked of, and told to, a component that runs: over its admin listener.
 
 mod client;
+mod metrics;
 mod status;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -9,6 +10,7 @@ use streambreaker::{BoxError, ProcessorBuilder};
 
 pub(crate) use self::client::Url;
 use self::client::segment;
+pub(crate) use self::metrics::MetricsArgs;
 pub(crate) use self::status::StatusArgs;
 use crate::args::{Output, Who};
 use crate::console::Console;
@@ -63,7 +65,8 @@ Examples:
   $0 status                                     which record is stuck: OLDEST
   $0 skip --shard 0 --position 4711 --why \"row 1 is locked; ticket 12\"
 
-It becomes a fault of the class `skipped`, with everything that is in it, and can be resubmitted.")]
+It becomes a fault of the class `skipped`, with everything that is in it, and can be resubmitted. It ends with 4 where the
+record is settled already.")]
 pub(crate) struct SkipArgs {
     /// The shard, as `status` names it
     #[arg(long)]
@@ -96,6 +99,27 @@ pub(crate) struct SiphonArgs {
     turn: Turn,
 }
 
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum FloodGuard {
+    /// Let every fault pass: all of them are poison, and to be set aside
+    Off(FloodGuardArgs),
+    /// Watch again, as the pipeline was built; a guard that has tripped begins anew
+    On(FloodGuardArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  $0 status                                     whose guard has tripped: STATE
+  $0 flood-guard off rules --why \"the producer sent 1,500 of them; ticket 4712\"
+  $0 flood-guard on rules --why \"they are set aside\"")]
+pub(crate) struct FloodGuardArgs {
+    /// The pipeline
+    pipeline: String,
+    #[command(flatten)]
+    turn: Turn,
+}
+
 #[derive(Clone, Debug, Args)]
 struct Turn {
     #[command(flatten)]
@@ -104,15 +128,6 @@ struct Turn {
     at: Where,
     #[command(flatten)]
     output: Output,
-}
-
-/// A switch, as the listener takes it.
-struct Switch<'a> {
-    path: String,
-    body: Value,
-    /// What is said when it has been turned.
-    done: String,
-    turn: &'a Turn,
 }
 
 impl<F> Operator<F>
@@ -143,8 +158,8 @@ where
         console: &mut Console,
     ) -> Result<Exit, Failure> {
         let path = format!("/pipelines/{}/{word}", segment(pipeline));
-        let done = format!("{pipeline}: {done}");
-        self.turn(Switch { path, body: json!({}), done, turn }, console).await
+        let done = |_: &Value| format!("{pipeline}: {done}");
+        self.turn(&path, json!({}), turn, done, console).await
     }
 
     pub(crate) async fn breaker(
@@ -159,8 +174,8 @@ where
             Control::Auto => ("auto", "its breaker decides by itself"),
         };
         let path = format!("/resources/{}/breaker", segment(resource));
-        let done = format!("{resource}: {done}");
-        self.turn(Switch { path, body: json!({ "control": word }), done, turn }, console).await
+        let done = |_: &Value| format!("{resource}: {done}");
+        self.turn(&path, json!({ "control": word }), turn, done, console).await
     }
 
     pub(crate) async fn skip(
@@ -170,8 +185,15 @@ where
     ) -> Result<Exit, Failure> {
         let SkipArgs { shard, position, turn } = args;
         let body = json!({ "shard": shard, "position": position });
-        let done = format!("{shard} @ {position}: set aside where it is not settled");
-        self.turn(Switch { path: "/skip".to_owned(), body, done, turn }, console).await
+        let done = |answer: &Value| {
+            let pipelines = answer["pipelines"].as_array().into_iter().flatten();
+            let pipelines: Vec<&str> = pipelines.filter_map(Value::as_str).collect();
+            match pipelines.is_empty() {
+                true => format!("{shard} @ {position}: not in flight now; set aside if it comes"),
+                false => format!("{shard} @ {position}: set aside in {}", pipelines.join(", ")),
+            }
+        };
+        self.turn("/skip", body, turn, done, console).await
     }
 
     pub(crate) async fn siphon(
@@ -184,22 +206,46 @@ where
             Siphon::Off(args) => (args, false),
         };
         let path = format!("/resources/{}/siphon", segment(resource));
-        let done = match on {
+        let done = |_: &Value| match on {
             true => format!("{resource}: not called; what would call it is set aside"),
             false => format!("{resource}: called again"),
         };
-        self.turn(Switch { path, body: json!({ "on": on }), done, turn }, console).await
+        self.turn(&path, json!({ "on": on }), turn, done, console).await
     }
 
-    async fn turn(&self, switch: Switch<'_>, console: &mut Console) -> Result<Exit, Failure> {
-        let Switch { path, mut body, done, turn } = switch;
+    pub(crate) async fn flood_guard(
+        &self,
+        guard: &FloodGuard,
+        console: &mut Console,
+    ) -> Result<Exit, Failure> {
+        let (FloodGuardArgs { pipeline, turn }, on) = match guard {
+            FloodGuard::Off(args) => (args, false),
+            FloodGuard::On(args) => (args, true),
+        };
+        let path = format!("/pipelines/{}/flood_guard", segment(pipeline));
+        let done = |_: &Value| match on {
+            true => format!("{pipeline}: a flood of faults is stopped again"),
+            false => format!("{pipeline}: every fault passes, however many they are"),
+        };
+        self.turn(&path, json!({ "enabled": on }), turn, done, console).await
+    }
+
+    /// Turns a switch of the process that runs; `done` says so, by what it answered.
+    async fn turn(
+        &self,
+        path: &str,
+        mut body: Value,
+        turn: &Turn,
+        done: impl FnOnce(&Value) -> String,
+        console: &mut Console,
+    ) -> Result<Exit, Failure> {
         let by = turn.who.by()?;
         body["who"] = by.who().into();
         body["why"] = by.why().into();
-        let answer = self.url(&turn.at)?.post(&path, &body).await?;
+        let answer = self.url(&turn.at)?.post(path, &body).await?;
         match turn.output.json {
             true => console.json(&answer)?,
-            false => console.print(&format!("{}\n", escaped(&done)))?,
+            false => console.print(&format!("{}\n", escaped(&done(&answer))))?,
         }
         Ok(Exit::Done)
     }

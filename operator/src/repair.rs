@@ -4,7 +4,7 @@
 //! disabled while it went by. Both stand in the report of a run.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -16,22 +16,23 @@ use crate::args::{LakeAt, Output, Pace, Who};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
+use crate::process::Where;
 use crate::replay::{Sending, names, note_damaged, skipped, tell};
 use crate::text::{bytes_counted, counted, escaped};
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
+  $0 repair                                                what the process that runs has missed, and the lake has of it
+  $0 repair --send --why \"the gap of last night\"
   $0 run --json > report.json                              its `gaps` say what the stream had lost
-  $0 repair --report report.json                           what the lake has of it
   $0 repair --report report.json --send --why \"the gap of last night\"
   $0 repair --stream orders --shard 0 --from 4711 --to 4800
 
 Nobody has seen these events yet: the component is built for a repair, so that what it publishes of them can be let through.")]
 pub(crate) struct Repair {
-    /// The JSON report of a run: its gaps, and what went by a disabled pipeline
-    #[arg(long, value_name = "FILE", help_heading = "Which records", conflicts_with_all = ["from", "to", "shard"],
-        required_unless_present = "from")]
+    /// The JSON report of a run: its gaps, and what went by a disabled pipeline [default: what the process that runs says of them]
+    #[arg(long, value_name = "FILE", help_heading = "Which records", conflicts_with_all = ["from", "to", "shard"])]
     report: Option<PathBuf>,
     /// The stream [default: the component's, or the only one that there is]
     #[arg(long, help_heading = "Which records")]
@@ -58,10 +59,12 @@ pub(crate) struct Repair {
     #[command(flatten)]
     lake: LakeAt,
     #[command(flatten)]
+    at: Where,
+    #[command(flatten)]
     output: Output,
 }
 
-/// What is read of a report.
+/// What is read of a report, or of a status.
 #[derive(Deserialize)]
 struct Missed {
     gaps: Vec<Gap>,
@@ -223,17 +226,10 @@ where
             let gap = Gap::new(stream().await?, shard, from, to);
             return Ok(vec![Range::of(&gap, &[])?]);
         }
-        let Some(file) = &repair.report else { return Ok(Vec::new()) };
-        let name = file.display();
-        let unusable = |message: String, error: BoxError| Failure {
-            exit: Exit::Unusable,
-            ..Failure::because(message, error)
+        let missed = match &repair.report {
+            Some(file) => reported(file)?,
+            None => self.told(&repair.at).await?,
         };
-        let bytes = std::fs::read(file)
-            .map_err(|error| unusable(format!("the report {name} cannot be read"), error.into()))?;
-        let missed: Missed = serde_json::from_slice(&bytes).map_err(|error| {
-            unusable(format!("{name} is no report of `run --json`"), error.into())
-        })?;
         let mut ranges = Vec::new();
         let named = repair.stream.as_ref();
         for gap in missed.gaps.iter().filter(|gap| named.is_none_or(|named| *named == gap.stream)) {
@@ -246,4 +242,32 @@ where
         }
         Ok(ranges)
     }
+
+    /// What the process that runs has missed so far.
+    async fn told(&self, at: &Where) -> Result<Missed, Failure> {
+        let url = self.url(at).map_err(|_| {
+            Failure::unusable(
+                "what was missed? --report FILE, of `run --json`; --url of the process that runs; or --shard, --from and --to",
+            )
+        })?;
+        let status = url.get("/status").await.map_err(|mut failure| {
+            failure.message.push_str("; of one that has ended, --report FILE says what it missed");
+            failure
+        })?;
+        serde_json::from_value(status)
+            .map_err(|error| Failure::because(format!("{url} does not say what it missed"), error))
+    }
+}
+
+/// What a run has missed, as its report says.
+fn reported(file: &Path) -> Result<Missed, Failure> {
+    let name = file.display();
+    let unusable = |message: String, error: BoxError| Failure {
+        exit: Exit::Unusable,
+        ..Failure::because(message, error)
+    };
+    let bytes = std::fs::read(file)
+        .map_err(|error| unusable(format!("the report {name} cannot be read"), error.into()))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| unusable(format!("{name} is no report of `run --json`"), error.into()))
 }

@@ -137,11 +137,12 @@ where
         }
         let run = resume.unwrap_or(source.run_id());
         let source = source.resumable(run);
-        console.note(&format!("run {run}: broken off, it goes on with --resume {run}"));
+        console
+            .note(&format!("run {run}; should it be broken off, it goes on with --resume {run}"));
         let progress = source.progress();
         let step = || {
             let counts = progress.counts();
-            let part = counts.stored_bytes_read as f64 / counts.stored_bytes as f64;
+            let part = counts.stored_records_read as f64 / counts.stored_records as f64;
             Step { part, count: counts.records }
         };
         let work = processor.run_from(source, self.shutdown());

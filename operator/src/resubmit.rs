@@ -85,7 +85,7 @@ where
         let processor = self.build(Task::Resubmit, &[]).await?;
         let (batches, skipped) = self.batches(&place, resubmit).await?;
         let (mut streams, mut text, mut exit) = (Map::new(), String::new(), Exit::Done);
-        let mut left = resubmit.max;
+        let (mut left, mut considered) = (resubmit.max, 0);
         for batch in batches {
             let stream = batch.stream.clone();
             let report = match &by {
@@ -108,6 +108,7 @@ where
                 }
             };
             left = left.saturating_sub(usize::try_from(report.sent).unwrap_or(usize::MAX));
+            considered += report.considered;
             exit = exit.worse(judged(&report));
             let told = match &by {
                 None => dry_text(&report),
@@ -131,6 +132,10 @@ where
             Some(_) => console.note(
                 "`faults ls` shows what became of each, `faults lessons` what there is to learn",
             ),
+        }
+        // parts of one fault are one: so it is not told which of several ids there is not
+        if considered == 0 {
+            self.all_named(&resubmit.which, 0)?;
         }
         Ok(exit)
     }

@@ -117,6 +117,27 @@ async fn records_are_found_by_index_and_by_text() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_no_text_is_found_as_it_is_shown() {
+    let world = stored().await;
+    let keys: [&[u8]; 3] = [b"\x00\xff", b"customer-1\x1b", b"hex:00ff"];
+    let odd = (100..).zip(keys).map(|(n, key)| support::record(n).with_key(key.to_vec()));
+    world.store_all(odd.collect()).await;
+    let shown = world.ask(&["lake", "grep", "--first", "100"]).await.out;
+    for (n, key) in
+        ["hex:00ff", "hex:637573746f6d65722d311b", "hex:6865783a30306666"].iter().enumerate()
+    {
+        assert!(shown.contains(&format!("@{} {key}  ", 100 + n)), "{shown}");
+        let found = world.ask(&["lake", "grep", "--key", key, "--json"]).await.json();
+        assert_eq!(found["position"], (100 + n).to_string());
+    }
+    assert_eq!(
+        world.ask(&["lake", "grep", "--key", "hex:00ff", "--json"]).await.json()["key_hex"],
+        "00ff"
+    );
+    world.ask(&["lake", "grep", "--key", "hex:0x"]).await.says(Exit::Unusable, &["hex:00ff"]);
+}
+
+#[tokio::test]
 async fn a_lake_that_is_not_there_is_not_made() {
     let world = World::new(Keeps::Lake);
     for words in [&["ls"][..], &["show"], &["verify"], &["grep", "a"], &["stats"]] {
@@ -129,6 +150,11 @@ async fn a_lake_that_is_not_there_is_not_made() {
     let list = world.ask(&["lake", "ls", "--lake", lake.to_str().unwrap(), "--json"]).await.json();
     assert_eq!(list["streams"][0]["records"], 40);
     elsewhere.ask(&["lake", "verify", "oders"]).await.says(Exit::Unusable, &["there is orders"]);
+
+    std::fs::create_dir(world.path("lake")).unwrap();
+    for word in ["ls", "verify", "stats"] {
+        assert_eq!(world.ask(&["lake", word]).await.out, "no streams\n", "{word}");
+    }
 
     // any store will do
     let operator =

@@ -108,8 +108,16 @@ async fn a_process_that_runs_is_looked_at_and_its_switches_are_turned() {
         text.contains("orders/db") && text.contains(&oldest) && text.contains("live"),
         "{text}"
     );
-    assert_eq!(turn(&["skip", "--shard", "0", "--position", &oldest]).await.exit, Exit::Done);
-    running.until("skipped", |status| status["pipelines"]["all"]["done"] == 9).await;
+    let skip = ["skip", "--shard", "0", "--position", &oldest];
+    let skipped = turn(&skip).await;
+    assert_eq!(
+        (skipped.exit, skipped.out),
+        (Exit::Done, format!("0 @ {oldest}: set aside in all\n"))
+    );
+    running.until("skipped", |status| status["in_flight_records"] == 0).await;
+    turn(&skip).await.says(Exit::No, &["is settled already: there is nothing to skip"]);
+    let ahead = turn(&["skip", "--shard", "0", "--position", "4711"]).await;
+    assert_eq!(ahead.out, "0 @ 4711: not in flight now; set aside if it comes\n");
 
     // what it does not know
     turn(&["pause", "al"]).await.says(Exit::Unusable, &["refused (404)", "there is all"]);
@@ -119,6 +127,57 @@ async fn a_process_that_runs_is_looked_at_and_its_switches_are_turned() {
     running.ask(&["pause", "all"]).await.says(Exit::Unusable, &["--why"]);
     running.trigger.pull();
     running.run.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_faults_is_let_pass_and_stopped_again() {
+    let running = Running::start().await;
+    (0..150).for_each(|_| drop(running.stream.push("no number")));
+    running.until("stopped", |status| status["pipelines"]["all"]["flood_guard"] == "tripped").await;
+    assert!(running.ask(&["status"]).await.out.contains("flood guard tripped"));
+    let turn =
+        async |word: &str| running.ask(&[&["flood-guard", word, "all"], &BY[..]].concat()).await;
+    assert_eq!(turn("off").await.out, "all: every fault passes, however many they are\n");
+    running.until("set aside", |status| status["pipelines"]["all"]["faulted"] == 150).await;
+    let on = turn("on").await;
+    assert_eq!((on.exit, &*on.out), (Exit::Done, "all: a flood of faults is stopped again\n"));
+    (0..150).for_each(|_| drop(running.stream.push("no number")));
+    running
+        .until("stopped again", |status| status["pipelines"]["all"]["flood_guard"] == "tripped")
+        .await;
+    let unknown = running.ask(&[&["flood-guard", "on", "al"], &BY[..]].concat()).await;
+    unknown.says(Exit::Unusable, &["there is all"]);
+    running.ask(&["flood-guard", "on", "all"]).await.says(Exit::Unusable, &["--why"]);
+    running.trigger.pull();
+    running.run.await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_shown_as_they_are_by_name_and_as_json() {
+    const TEXT: &str = "# HELP a_total What?\n# TYPE a_total counter\na_total{stage=\"x\\n\u{1b}\"} 0\nb_total{stage=\"y\"} 7\n\nb_seconds{quantile=\"0.5\"} NaN\n";
+    let processor = numbers(&Stream::new("numbers", 1)).unwrap().build().unwrap();
+    let listener = Listener::bind("127.0.0.1:0").metrics_by(|| TEXT.to_owned()).await.unwrap();
+    let serving = listener.spawn(processor.handle());
+    let url = format!("http://{}", serving.local_addr().unwrap());
+    let operator = Operator::new("numbers", async |_| Err("not needed".into())).admin(&url);
+    let metrics = async |words: &[&str]| given(&operator, &[&["metrics"], words].concat()).await;
+    assert_eq!(metrics(&[]).await.out, TEXT.replace('\u{1b}', r"\u{1b}"));
+    assert_eq!(metrics(&["b_"]).await.out.lines().count(), 2);
+    assert_eq!(metrics(&["a_total", "b_total", "--nonzero"]).await.out, "b_total{stage=\"y\"} 7\n");
+    let json = metrics(&["total", "seconds", "--json"]).await.json();
+    let samples = json["samples"].as_array().unwrap();
+    assert_eq!(
+        samples[0],
+        json!({"name": "a_total", "labels": {"stage": "x\n\u{1b}"}, "value": 0})
+    );
+    assert_eq!((&samples[1]["value"], &samples[2]["value"]), (&json!("NaN"), &json!(7)));
+    metrics(&["a_", "--nonzero"]).await.says(Exit::No, &["every one of them is zero"]);
+    metrics(&["c_total"]).await.says(Exit::No, &["no such metric"]);
+
+    let without = Running::start().await;
+    without.ask(&["metrics"]).await.says(Exit::Unusable, &["no recorder"]);
+    without.trigger.pull();
+    without.run.await.unwrap();
 }
 
 #[cfg(unix)]

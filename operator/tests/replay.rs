@@ -5,7 +5,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use streambreaker::Shutdown;
+use streambreaker::admin::Listener;
+use streambreaker::memory::Stream;
+use streambreaker::{Position, Shutdown};
 use streambreaker_operator::{Exit, Task};
 use support::{Keeps, World, given, record};
 
@@ -54,7 +56,9 @@ async fn l6_what_is_selected_is_replayed_and_nothing_else() {
     let cases: [(&[&str], Which<'_>); 9] = [
         (&[], &|_| true),
         (&["--type", "order-even"], &|n| n % 2 == 0),
-        (&["--key", "customer-1", "--key", "customer-2"], &|n| n % 5 == 1 || n % 5 == 2),
+        (&["--key", "customer-1", "--key", "hex:637573746f6d65722d32"], &|n| {
+            n % 5 == 1 || n % 5 == 2
+        }),
         (&["--id", "7"], &|n| n == 7),
         (&["--shard", "1", "--last", "9"], &|n| n % 2 == 1 && n <= 9),
         (&["--first", "30"], &|n| n >= 30),
@@ -167,6 +171,47 @@ async fn a_gap_is_repaired_from_the_lake() {
 }
 
 #[tokio::test]
+async fn s2_what_the_process_that_runs_has_missed_is_repaired_by_one_command() {
+    let world = stored().await;
+    world.mend();
+    world.raise_index();
+    // its stream forgets records before they are read
+    let stream = Stream::new("orders", 2);
+    (0..support::RECORDS).for_each(|n| stream.push_record(record(n)).unwrap());
+    stream.truncate(1, &Position::from(9));
+    let component = world.component(Task::Run).unwrap().source(stream.consumer("g"));
+    let processor = component.build().unwrap();
+    let serving = Listener::bind("127.0.0.1:0").await.unwrap().spawn(processor.handle());
+    let url = format!("http://{}", serving.local_addr().unwrap());
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await.unwrap() });
+    while !stream.is_settled("g") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let gone = |n: u64| n % 2 == 1 && n < 9;
+    let read = |n: u64| !gone(n);
+    assert_eq!(world.take_done(), [numbers("search", read), numbers("totals", read)].concat());
+
+    let status = world.ask(&["status", "--url", &url]).await.out;
+    assert!(
+        status.contains("orders/1: 1 up to 9 was lost before it was read: `repair`"),
+        "{status}"
+    );
+    let dry = world.ask(&["repair", "--url", &url, "--json"]).await.json();
+    let range = &dry["ranges"][0];
+    assert_eq!((&range["records"], &range["covered"]), (&json!(4), &json!(true)), "{dry}");
+    let by = ["--send", "--why", "the gap of last night", "--who", "ada"];
+    let sent = world.ask(&[&["repair", "--url", &url], &by[..]].concat()).await;
+    assert_eq!(sent.exit, Exit::Done, "{}", sent.err);
+    assert_eq!(world.take_done(), [numbers("search", gone), numbers("totals", gone)].concat());
+    trigger.pull();
+    run.await.unwrap();
+    serving.stop().await;
+    let gone = world.ask(&["repair", "--url", &url]).await;
+    gone.says(Exit::Failed, &["nobody answers on", "--report FILE"]);
+}
+
+#[tokio::test]
 async fn the_report_of_a_run_says_what_is_to_be_repaired() {
     let world = stored().await;
     world.mend();
@@ -211,7 +256,8 @@ async fn the_report_of_a_run_says_what_is_to_be_repaired() {
     let nowhere = world.path("nowhere.json");
     let nowhere = world.ask(&["repair", "--report", nowhere.to_str().unwrap()]).await;
     nowhere.says(Exit::Unusable, &["nowhere.json cannot be read"]);
-    world.ask(&["repair"]).await.says(Exit::Unusable, &["--report <FILE>"]);
+    let nothing = world.ask(&["repair"]).await;
+    nothing.says(Exit::Unusable, &["--report FILE", "--url", "--shard, --from and --to"]);
     world.ask(&["repair", "--from", "1"]).await.says(Exit::Unusable, &["--shard", "--to"]);
 }
 
@@ -227,6 +273,7 @@ async fn a_replay_that_cannot_be_used_says_what_can() {
     world.ask(&["replay", "--pipeline", "total"]).await.says(Exit::Unusable, &["total", "totals"]);
     world.ask(&["replay", "--stream", "oders"]).await.says(Exit::Unusable, &["there is orders"]);
     world.ask(&["replay", "--since", "12"]).await.says(Exit::Unusable, &["2026-11-26T08:00:00Z"]);
+    world.ask(&["replay", "--key", "hex:0"]).await.says(Exit::Unusable, &["hex:00ff"]);
     world.ask(&["replay", "--rate", "0"]).await.says(Exit::Unusable, &["--rate"]);
     world.ask(&["replay", "--resume", "7"]).await.says(Exit::Unusable, &["--resume"]);
     let empty = World::new(Keeps::Lake);

@@ -49,6 +49,12 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
         let open = world.ask(&["faults", "ls", "--open", "--json"]).await.json();
         assert_eq!(open["total"], 2, "the new faults of 13");
         let new = &open["faults"][0];
+        let parent = world.ask(&["faults", "show", new["parent"].as_str().unwrap()]).await.out;
+        assert!(parent.contains("failed again (1 fault) by ada"), "{parent}");
+        assert!(
+            parent.contains(&format!("became     {}", new["id"].as_str().unwrap())),
+            "{parent}"
+        );
         assert_eq!((&new["resubmits"], &new["release"]), (&json!(1), &json!("1.4.3")));
         let done = world.ask(&["faults", "ls", "--stage", "validate", "--json"]).await.json();
         let ledger = json!({ "state": "succeeded", "release": "1.4.3" });
@@ -66,6 +72,38 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
         assert!(world.take_done().is_empty());
         assert_eq!(world.path("faults.ndjson.ledger").exists(), keeps == Keeps::FileAlone);
     }
+}
+
+#[tokio::test]
+async fn it_ends_when_too_many_fail_again() {
+    let world = World::faulted(Keeps::Lake, 160).await;
+    let which = ["resubmit", "--stage", "validate", "--json"];
+    assert_eq!(world.ask(&which).await.json()["streams"]["orders"]["sent"], 16);
+    // they are not mended, and the tenth is the first at which it is judged
+    let stopped = world.ask(&[&which[..], &SEND].concat()).await;
+    assert_eq!(stopped.exit, Exit::No, "{}", stopped.err);
+    let report = stopped.document()["streams"]["orders"].clone();
+    assert_eq!(
+        (&report["sent"], &report["stopped"], &report["more"]),
+        (&json!(10), &json!(true), &json!(true))
+    );
+    let text = world.ask(&[&["resubmit", "--stage", "validate"], &SEND[..]].concat()).await;
+    assert_eq!(text.exit, Exit::No);
+    assert!(text.out.contains("stopped: too many failed again"), "{}", text.out);
+    assert!(!text.out.contains("run it again"), "{}", text.out);
+
+    // how many is too many is said by the command
+    let world = World::faulted(Keeps::Lake, 400).await;
+    world.mend();
+    let some = [&["resubmit", "--json", "--stop-at", "0.02"], &SEND[..]].concat();
+    let stopped = world.ask(&some).await.document()["streams"]["orders"].clone();
+    assert_eq!(stopped["stopped"], true, "13 is no order: {stopped}");
+    let world = World::faulted(Keeps::Lake, 400).await;
+    world.mend();
+    let all = [&["resubmit", "--json", "--stop-at", "1"], &SEND[..]].concat();
+    let sent = world.ask(&all).await.document()["streams"]["orders"].clone();
+    assert_eq!((&sent["stopped"], &sent["more"]), (&json!(false), &json!(false)), "{sent}");
+    assert_eq!((&sent["sent"], &sent["succeeded"]), (&json!(43), &json!(40)), "{sent}");
 }
 
 #[tokio::test]
@@ -128,6 +166,11 @@ async fn what_cannot_be_used_says_what_can() {
     world.ask(&["faults", "dismiss", "--all", "--yes"]).await.says(Exit::Unusable, &["--why"]);
     let unknown = "00000000-0000-0000-0000-000000000001";
     let nobody = ["faults", "dismiss", "--id", unknown, "--yes", "--why", "a", "--who", "b"];
-    world.ask(&nobody).await.says(Exit::No, &["1 name no fault of orders"]);
+    world.ask(&nobody).await.says(Exit::No, &["of 1 id, 1 name no fault of orders"]);
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        let resubmit = world.ask(&["resubmit", "--id", unknown]).await;
+        resubmit.says(Exit::No, &["of 1 id, 1 name no fault of orders", "`faults ls`"]);
+    }
     assert_eq!(world.bytes(), before);
 }

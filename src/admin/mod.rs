@@ -8,11 +8,11 @@
 //! | `GET /status` | the [`Status`](crate::Status) as JSON |
 //! | `GET /metrics` | what the [`Recorder`] holds, in the text format of Prometheus |
 //! | `POST /pipelines/{name}/pause`, `…/resume` | [`Handle::pause`](crate::Handle::pause), [`Handle::resume`](crate::Handle::resume) |
-//! | `POST /pipelines/{name}/flood_guard` | [`Handle::flood_guard`](crate::Handle::flood_guard): the fields of [`FloodConfig`](crate::config::FloodConfig); what is not named stays as it is |
+//! | `POST /pipelines/{name}/flood_guard` | [`Handle::flood_guard`](crate::Handle::flood_guard): the fields of [`FloodConfig`](crate::config::FloodConfig); what is not named stays as it is, and one that is switched on again is as it was built |
 //! | `POST /resources/{name}/breaker` | [`Handle::breaker`](crate::Handle::breaker): `{"control": "open"}`, `"close"` or `"auto"` |
 //! | `POST /resources/{name}/on_open` | [`Handle::on_open`](crate::Handle::on_open): `{"on_open": "fault"}`, `"pause"` or `"siphon"` |
 //! | `POST /resources/{name}/siphon` | [`Handle::siphon`](crate::Handle::siphon): `{"on": true}` or `false` |
-//! | `POST /skip` | [`Handle::skip`](crate::Handle::skip): `{"shard": "0", "position": "42"}` |
+//! | `POST /skip` | [`Handle::skip`](crate::Handle::skip): `{"shard": "0", "position": "42"}`; the answer says in which `pipelines` it is set aside, or that it is `when_it_comes`; 409 where it is settled |
 //!
 //! Each POST also takes `who` and `why`, both mandatory: they stand in the audit line. What is wrong is
 //! answered by a status of 4xx and `{"error": …}`, which says what is accepted.

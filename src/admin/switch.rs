@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::reply::Reply;
 use super::route::Turn;
 use crate::config::FloodConfig;
-use crate::processor::{By, Handle, SwitchError};
+use crate::processor::{By, Handle, Skip, SwitchError};
 use crate::record::{Position, ShardId};
 use crate::resource::{BreakerControl, OnOpen};
 
@@ -47,7 +47,7 @@ struct Siphon {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Skip {
+struct Skipped {
     shard: String,
     position: String,
 }
@@ -55,20 +55,21 @@ struct Skip {
 /// Does what `turn` and `body` say.
 pub(super) fn turn(handle: &Handle, turn: &Turn, body: &[u8]) -> Reply {
     match try_turn(handle, turn, body) {
-        Ok(()) => Reply::json(StatusCode::OK, &json!({ "done": true })),
+        Ok(done) => Reply::json(StatusCode::OK, &done),
         Err(reply) => reply,
     }
 }
 
-fn try_turn(handle: &Handle, turn: &Turn, body: &[u8]) -> Result<(), Reply> {
+fn try_turn(handle: &Handle, turn: &Turn, body: &[u8]) -> Result<Value, Reply> {
+    let mut done = json!({ "done": true });
     match turn {
         Turn::Pause(name) => {
             let (by, Nothing {}) = read(body, "")?;
-            handle.pause(name, &by).map_err(refused)
+            handle.pause(name, &by).map_err(refused)?;
         }
         Turn::Resume(name) => {
             let (by, Nothing {}) = read(body, "")?;
-            handle.resume(name, &by).map_err(refused)
+            handle.resume(name, &by).map_err(refused)?;
         }
         Turn::FloodGuard(name) => {
             let accepted = "\"enabled\": false, or any of \"ratio\", \"window\", \"min\", \"cool_down\", \"longest\"";
@@ -77,7 +78,7 @@ fn try_turn(handle: &Handle, turn: &Turn, body: &[u8]) -> Result<(), Reply> {
                 return Err(bad(format!("nothing to change; accepted: {accepted}")));
             }
             let guard = change.apply(handle.flood_guard_of(name).map_err(refused)?);
-            handle.flood_guard(name, guard, &by).map_err(refused)
+            handle.flood_guard(name, guard, &by).map_err(refused)?;
         }
         Turn::Breaker(name) => {
             let accepted = "\"control\": \"open\", \"close\" or \"auto\"";
@@ -87,26 +88,30 @@ fn try_turn(handle: &Handle, turn: &Turn, body: &[u8]) -> Result<(), Reply> {
                 Control::Close => BreakerControl::HeldClosed,
                 Control::Auto => BreakerControl::Auto,
             };
-            handle.breaker(name, control, &by).map_err(refused)
+            handle.breaker(name, control, &by).map_err(refused)?;
         }
         Turn::OnOpen(name) => {
             let accepted = "\"on_open\": \"fault\", \"pause\" or \"siphon\"";
             let (by, Opened { on_open }) = read(body, accepted)?;
-            handle.on_open(name, on_open, &by).map_err(refused)
+            handle.on_open(name, on_open, &by).map_err(refused)?;
         }
         Turn::Siphon(name) => {
             let (by, Siphon { on }) = read(body, "\"on\": true or false")?;
-            handle.siphon(name, on, &by).map_err(refused)
+            handle.siphon(name, on, &by).map_err(refused)?;
         }
         Turn::Skip => {
             let accepted = "\"shard\" and \"position\", as /status shows them";
-            let (by, Skip { shard, position }) = read(body, accepted)?;
+            let (by, Skipped { shard, position }) = read(body, accepted)?;
             let position: Position = position
                 .parse()
                 .map_err(|_| bad("`position` is none; accepted: one as /status shows it"))?;
-            handle.skip(&ShardId::new(shard), &position, &by).map_err(refused)
+            match handle.skip(&ShardId::new(shard), &position, &by).map_err(refused)? {
+                Skip::Now { pipelines } => done["pipelines"] = json!(pipelines),
+                Skip::WhenItComes => done["when_it_comes"] = json!(true),
+            }
         }
     }
+    Ok(done)
 }
 
 fn bad(error: impl Into<String>) -> Reply {
@@ -116,6 +121,7 @@ fn bad(error: impl Into<String>) -> Reply {
 fn refused(error: SwitchError) -> Reply {
     let status = match error {
         SwitchError::Unknown { .. } => StatusCode::NOT_FOUND,
+        SwitchError::Settled { .. } => StatusCode::CONFLICT,
         _ => StatusCode::BAD_REQUEST,
     };
     Reply::error(status, error.to_string())

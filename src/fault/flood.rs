@@ -175,6 +175,7 @@ pub(crate) struct Floodgate {
     /// Records that entered since a fault was last judged.
     good: AtomicU64,
     inner: Mutex<Inner>,
+    built: FloodGuard,
     processor: String,
     pipeline: String,
 }
@@ -212,6 +213,7 @@ impl Floodgate {
                 cool_down: guard.first,
                 owed: 0,
             }),
+            built: guard,
             processor: processor.into(),
             pipeline: pipeline.into(),
         }
@@ -285,6 +287,12 @@ impl Floodgate {
         inner.phase = Phase::Closed;
         inner.window.trim(guard.window);
         self.report("closed", &inner, guard.ratio.unwrap_or(1.0));
+    }
+
+    /// The limits that the pipeline was built with.
+    #[cfg(feature = "admin")]
+    pub(crate) fn built(&self) -> FloodGuard {
+        self.built
     }
 
     /// The limits that hold now.

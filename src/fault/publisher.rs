@@ -40,7 +40,7 @@ pub(crate) struct FaultDesk {
     pub(crate) timeout: Duration,
     pub(crate) random: Random,
     pub(crate) stored: AtomicU64,
-    pub(crate) kinds: Mutex<BTreeMap<String, Kind>>,
+    pub(crate) kinds: Mutex<BTreeMap<(String, String), Kind>>,
     pub(crate) labels: Arc<Labels>,
     /// The sink did not confirm.
     pub(crate) unwritten: Minutely,
@@ -196,12 +196,15 @@ impl FaultDesk {
         )
         .increment(1);
         let mut kinds = self.kinds.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let known = kinds.contains_key(&event.fingerprint);
-        let fingerprint =
-            if known || kinds.len() < KINDS { event.fingerprint.as_str() } else { "other" };
-        let kind = kinds.entry(fingerprint.to_owned()).or_insert_with(|| Kind {
+        // two pipelines may have a stage of the same name, which makes the same fingerprint
+        let mut name = (event.fingerprint.clone(), event.pipeline.clone());
+        if kinds.len() >= KINDS && !kinds.contains_key(&name) {
+            name = ("other".to_owned(), String::new());
+        }
+        let fingerprint = name.0.clone();
+        let kind = kinds.entry(name).or_insert_with(|| Kind {
             kind: FaultKind::new(
-                fingerprint.to_owned(),
+                fingerprint,
                 event.class,
                 event.pipeline.clone(),
                 event.stage.clone(),

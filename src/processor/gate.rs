@@ -85,6 +85,11 @@ impl Gate {
         self.lock().skips.insert((reading, position));
     }
 
+    /// Nothing is to be skipped there after all.
+    pub(crate) fn forget_skip(&self, skip: &(Reading, Position)) {
+        self.lock().skips.remove(skip);
+    }
+
     fn is_skipped(&self, record: &Record, finite: bool) -> bool {
         let inner = self.lock();
         !inner.skips.is_empty() && {

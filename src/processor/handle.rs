@@ -10,7 +10,7 @@ use crate::config::ConfigError;
 use crate::fault::FloodGuard;
 use crate::record::{Position, ShardId};
 use crate::resource::{BreakerControl, OnOpen, Resource};
-use crate::settle::{Flag, printable};
+use crate::settle::{Flag, Standing, printable};
 
 /// Who turns a switch, and why: stands in the audit line.
 ///
@@ -59,6 +59,27 @@ pub enum SwitchError {
     /// The value cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is nothing to skip: every pipeline is through with the record.
+    #[error("record {position} of shard `{shard}` is settled already: there is nothing to skip")]
+    Settled {
+        /// The shard.
+        shard: ShardId,
+        /// The position.
+        position: Position,
+    },
+}
+
+/// What a [`Handle::skip`] does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Skip {
+    /// The record is in flight, and is set aside in these pipelines: in them it was not settled.
+    Now {
+        /// Their names, in their order in the processor.
+        pipelines: Vec<String>,
+    },
+    /// The record is not in flight: it is set aside if it comes, or comes again.
+    WhenItComes,
 }
 
 /// Looks at a processor and turns its switches, from anywhere, while it runs. Every switch is logged with who
@@ -194,9 +215,13 @@ impl Handle {
         Ok(())
     }
 
+    /// The guard that holds now, or, while there is none, the one that the pipeline was built with: so that one that is
+    /// switched on again is what it was.
     #[cfg(feature = "admin")]
     pub(crate) fn flood_guard_of(&self, pipeline: &str) -> Result<FloodGuard, SwitchError> {
-        Ok(self.pipeline(pipeline)?.info.flood.guard())
+        let flood = &self.pipeline(pipeline)?.info.flood;
+        let now = flood.guard();
+        Ok(if now.is_off() { flood.built() } else { now })
     }
 
     /// Sets one record aside as a fault of class [`Skipped`](crate::Class::Skipped), in every pipeline in which
@@ -204,27 +229,45 @@ impl Handle {
     /// record comes for another reason, in a replay or from its fault, it is worked on as any.
     ///
     /// # Errors
-    /// A shard that this process does not own.
-    pub fn skip(&self, shard: &ShardId, position: &Position, by: &By) -> Result<(), SwitchError> {
+    /// A shard that this process does not own; a record that is settled.
+    pub fn skip(&self, shard: &ShardId, position: &Position, by: &By) -> Result<Skip, SwitchError> {
         let shards = self.0.shards();
-        let mut found = false;
-        for owned in shards.iter().filter(|owned| owned.id == *shard) {
-            found = true;
-            self.0.gate.skip(owned.reading(), position.clone());
-            for lane in &owned.lanes {
-                lane.state.raise(Flag::SKIPPING);
-                lane.state.halt();
-            }
-        }
-        if !found {
+        let owned: Vec<_> = shards.iter().filter(|owned| owned.id == *shard).collect();
+        if owned.is_empty() {
             return Err(SwitchError::Unknown {
                 what: "shard of this process",
                 name: shard.to_string(),
                 known: list(shards.iter().map(|shard| shard.id.as_str())),
             });
         }
+        let (mut pipelines, mut settled) = (Vec::new(), 0);
+        for owned in &owned {
+            // first, so that a record that is read just now is stopped at the gate, or found in flight
+            self.0.gate.skip(owned.reading(), position.clone());
+            match owned.standing(position) {
+                Standing::Settled => {
+                    self.0.gate.forget_skip(&(owned.reading(), position.clone()));
+                    settled += 1;
+                }
+                Standing::Open(lanes) => {
+                    for lane in lanes {
+                        let state = &owned.lanes[lane].state;
+                        pipelines.push(state.pipeline.name.clone());
+                        state.raise(Flag::SKIPPING);
+                        state.halt();
+                    }
+                }
+                Standing::Elsewhere => {}
+            }
+        }
+        if settled == owned.len() {
+            return Err(SwitchError::Settled { shard: shard.clone(), position: position.clone() });
+        }
         self.audit("skip", shard.as_str(), &position.to_string(), by);
-        Ok(())
+        Ok(match pipelines.is_empty() {
+            true => Skip::WhenItComes,
+            false => Skip::Now { pipelines },
+        })
     }
 
     fn pipeline(&self, name: &str) -> Result<&Pipeline, SwitchError> {

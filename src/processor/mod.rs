@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use self::budget::TimeBudget;
 pub use self::builder::{BuildError, ProcessorBuilder};
 use self::core::Core;
-pub use self::handle::{By, Handle, SwitchError};
+pub use self::handle::{By, Handle, Skip, SwitchError};
 pub use self::process::{Process, Processed};
 pub use self::shutdown::{Shutdown, Trigger, shutdown};
 pub use self::status::{FaultStatus, LaneStatus, Phase, PipelineStatus, SourceStatus, Status};

@@ -19,7 +19,7 @@ use crate::clock::FAR;
 use crate::fault::FaultList;
 use crate::flow::Feed;
 use crate::record::{Delivery, Position, Record, ShardId, Timestamp};
-use crate::settle::{Flag, History, LaneBatch, LaneState, Tracker, WaitsFor};
+use crate::settle::{Flag, History, LaneBatch, LaneState, Standing, Tracker, WaitsFor};
 use crate::source::{Ack, Acknowledge, Behind, Caps};
 
 mod read;
@@ -187,6 +187,12 @@ impl Shard {
 
     pub(crate) fn tracker(&self) -> MutexGuard<'_, Tracker> {
         lock(&self.tracker)
+    }
+
+    /// Where the record of this position stands.
+    pub(crate) fn standing(&self, position: &Position) -> Standing {
+        let in_order = self.caps.acknowledge == Acknowledge::Prefix;
+        self.tracker().standing(position, in_order)
     }
 
     /// What has been seen of this shard before. Not to be asked for before there are records: nothing is to be

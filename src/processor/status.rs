@@ -10,7 +10,7 @@ use crate::error::Class;
 use crate::fault::FloodState;
 use crate::record::{Position, ShardId};
 use crate::resource::ResourceStatus;
-use crate::settle::{PipelineReport, WaitsFor};
+use crate::settle::{Gap, PipelineReport, WaitsFor};
 
 /// What a processor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// Its faults.
     pub faults: FaultStatus,
+    /// What the source had lost before it was read: to be repaired from the lake.
+    pub gaps: Vec<Gap>,
     /// Records in flight in all shards.
     pub in_flight_records: usize,
     /// Bytes in flight in all shards.
@@ -208,6 +210,7 @@ impl Status {
                 unconfirmed,
                 oldest_seconds: oldest_fault.as_secs_f64(),
             },
+            gaps: report.gaps,
             in_flight_records,
             in_flight_bytes,
         }

@@ -333,7 +333,8 @@ impl Circuit {
             ProbeEnd::Ignored => None,
         };
         drop(inner);
-        if became.is_none() && matches!(end, ProbeEnd::Ignored) {
+        if matches!(end, ProbeEnd::Ignored) {
+            // its place is free
             self.changed.notify_waiters();
         }
         self.announce(became);

@@ -200,6 +200,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_full_bucket_is_left_alone_and_one_that_is_not_takes_all_of_a_refund() {
+        let start = Instant::now();
+        let quota = QuotaState::new(RetryQuota::ratio(0.5).floor(0).reserve(2), start);
+        let tokens = || quota.tokens.load(Ordering::Relaxed);
+        quota.refund(7);
+        assert_eq!(tokens(), 2 * TOKEN, "in good times nothing is written");
+        assert!(quota.try_spend(start));
+        quota.refund(6);
+        assert_eq!((tokens(), quota.left()), (4 * TOKEN, Some(2)), "cut back by who spends next");
+        assert!(quota.try_spend(start));
+        assert_eq!((tokens(), quota.left()), (TOKEN, Some(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn unlimited_is_unlimited() {
         let now = Instant::now();
         let quota = QuotaState::new(RetryQuota::unlimited(), now);

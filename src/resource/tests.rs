@@ -58,6 +58,47 @@ fn build_names_what_is_wrong_and_what_is_accepted() {
 }
 
 #[test]
+fn what_is_just_within_a_limit_is_accepted() {
+    let named = |bytes| Resource::builder("n".repeat(bytes)).timeout(ms(1));
+    assert_eq!(built(named(255)).name().len(), 255);
+    assert!(refusal(named(256)).contains("unfit"));
+    assert!(refusal(named(1_000)).contains("unfit"));
+    assert_eq!(built(plain().timeout(Duration::from_nanos(1))).timeout(), Duration::from_nanos(1));
+    let most = Semaphore::MAX_PERMITS;
+    assert_eq!(
+        built(plain().concurrency(most)).permits().map(|p| p.available_permits()),
+        Some(most)
+    );
+    assert!(refusal(plain().concurrency(most + 1)).contains("concurrency is"));
+    assert_eq!(built(plain().concurrency(1).return_limit(1)).return_limit(), Some(1));
+    built(plain().retry_quota(RetryQuota::ratio(1.0).reserve(1)));
+    built(plain().rate(Rate::per_second(1)));
+    built(plain().retry(Retry::none().max_attempts(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_says_how_often_each_came() {
+    let (now, resource) = (Instant::now(), built(plain().rate(Rate::per_second(50))));
+    let classes = [Class::Fault, Class::Transient, Class::Throttled, Class::Fatal, Class::Panic];
+    for (class, times) in classes.into_iter().zip([2, 3, 5, 7, 11]) {
+        for _ in 0..times {
+            let pass = resource.admit(now).expect("no breaker");
+            resource.failed(pass, &StepError::new(class, "x"), now);
+        }
+    }
+    resource.went_well(0, 13, now);
+    let status = resource.status_at(now);
+    let FailureCounts { fault, transient, throttled, fatal, panic } = status.failures;
+    assert_eq!([fault, transient, throttled, fatal, panic], [2, 3, 5, 7, 11]);
+    assert_eq!((status.successes, status.attempts), (13, 41));
+    let rate = status.rate.expect("there is one");
+    assert!(rate.per_second < 50.0 && rate.per_second > 0.0, "five throttles: {rate:?}");
+    assert_eq!((rate.configured_per_second, rate.burst), (50.0, 1));
+    let share = resource.0.rate.share(now);
+    assert_eq!(rate.per_second, 50.0 * share);
+}
+
+#[test]
 fn a_breaker_beside_return_must_name_on_open() {
     let text = refusal(plain().breaker(Breaker::failure_ratio(0.5)));
     for option in ["OnOpen::Fault", "OnOpen::Pause", "OnOpen::Siphon", "OnExhausted::Fault"] {

@@ -12,7 +12,7 @@ pub use self::lane::WaitsFor;
 pub(crate) use self::lane::{Flag, LaneState, Lines, PipelineInfo, Place, StageInfo, Turn};
 pub(crate) use self::report::printable;
 pub use self::report::{FaultKind, Gap, PassedBy, PipelineReport, Report};
-pub(crate) use self::tracker::Tracker;
+pub(crate) use self::tracker::{Standing, Tracker};
 
 mod batch;
 mod fate;

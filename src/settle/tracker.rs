@@ -78,6 +78,17 @@ impl Entry {
     }
 }
 
+/// Where a record stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// In flight, and not settled in these lanes.
+    Open(Vec<usize>),
+    /// All lanes are through with it.
+    Settled,
+    /// It is not in flight: not read yet, given back, or settled where that cannot be told.
+    Elsewhere,
+}
+
 /// The records of one shard that are in flight.
 #[derive(Default)]
 pub(crate) struct Tracker {
@@ -140,6 +151,27 @@ impl Tracker {
         self.entries.iter().any(|entry| {
             Arc::ptr_eq(&entry.batch, batch) && index >= entry.next && !entry.acked[index]
         })
+    }
+
+    /// Where the record of this position stands. `in_order` where everything below the settled prefix is settled.
+    pub(crate) fn standing(&self, position: &Position, in_order: bool) -> Standing {
+        let mut settled = in_order && self.prefix().is_some_and(|prefix| position <= prefix);
+        for entry in &self.entries {
+            let records = entry.batch.records.iter().enumerate();
+            for (index, _) in records.filter(|(_, record)| record.position() == position) {
+                if entry.acked[index] {
+                    continue;
+                }
+                let lanes = entry.lanes.iter().enumerate();
+                let open = lanes.filter(|(_, lane)| !lane.is_settled(index)).map(|(at, _)| at);
+                let open: Vec<usize> = open.collect();
+                if !open.is_empty() {
+                    return Standing::Open(open);
+                }
+                settled = true;
+            }
+        }
+        if settled { Standing::Settled } else { Standing::Elsewhere }
     }
 
     /// How many records have been settled in this assignment.

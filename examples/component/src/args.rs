@@ -41,16 +41,6 @@ pub(crate) enum Word {
     },
     /// Print the plan that comes of the configuration, or what is wrong with it
     Check,
-    /// Ask a component that runs, on its socket: ask GET /metrics
-    Ask {
-        /// GET or POST
-        method: String,
-        /// /metrics, for example
-        path: String,
-        /// The body of a POST
-        #[arg(default_value = "")]
-        json: String,
-    },
     /// Write events to try it with
     Generate(Made),
     /// Generate, then run to the end of the events

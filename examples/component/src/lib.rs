@@ -12,9 +12,8 @@
 //! | [`settings`] | the configuration file |
 //! | [`wiring`] | source, sinks, resources and pipelines put together |
 //! | `main.rs` | the command line, logs, probes, the graceful stop, exit codes |
-//! | [`generate`], [`ask`] | events to try it with; a word with a component that runs |
+//! | [`generate`] | events to try it with |
 
-pub mod ask;
 pub mod event;
 pub mod generate;
 pub mod handlers;

@@ -52,7 +52,6 @@ fn main() -> ExitCode {
             store(&settings)
         }
         Word::Check => operate(Command::plan(), settings),
-        Word::Ask { method, path, json } => ask(&settings, &method, &path, &json),
         Word::Generate(made) => generate(made.generator(), &settings),
         Word::Demo(made) => {
             settings.follow = false;
@@ -161,24 +160,6 @@ fn generate(generator: Generator, settings: &Settings) -> Result<ExitCode, BoxEr
     }
     println!("{} events of {} orders in {}", lines.len(), generator.orders, path.display());
     Ok(ExitCode::SUCCESS)
-}
-
-/// Asks a component that runs, on its socket.
-#[cfg(unix)]
-fn ask(settings: &Settings, method: &str, path: &str, body: &str) -> Result<ExitCode, BoxError> {
-    let Some(socket) = settings.socket() else {
-        return Ok(unusable("admin.socket is not set; accepted: the path of a Unix socket"));
-    };
-    let answer = orders_component::ask::ask(&socket, method, path, body).map_err(|error| {
-        format!("nobody answers on {}: {error}; does the component run?", socket.display())
-    })?;
-    println!("{}", answer.body);
-    Ok(if answer.status < 300 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-#[cfg(not(unix))]
-fn ask(_: &Settings, _: &str, _: &str, _: &str) -> Result<ExitCode, BoxError> {
-    Err("there are no Unix sockets here; use admin.listen".into())
 }
 
 fn unusable(mistake: impl std::fmt::Display) -> ExitCode {

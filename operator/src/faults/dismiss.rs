@@ -107,15 +107,7 @@ where
         if by.is_none() {
             console.note("nothing was dismissed; --yes --why \"…\" dismisses them");
         }
-        // a named one that is not there is a slip of the pen
-        let named = dismiss.which.id.len();
-        match found < named {
-            true => Err(Failure::no(format!(
-                "of {named} ids, {} name no fault of {}",
-                named - found,
-                self.name
-            ))),
-            false => Ok(Exit::Done),
-        }
+        self.all_named(&dismiss.which, found)?;
+        Ok(Exit::Done)
     }
 }

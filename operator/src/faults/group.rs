@@ -8,7 +8,7 @@ use serde_json::json;
 use streambreaker::{BoxError, Class, FaultEvent, ProcessorBuilder, Timestamp};
 use uuid::Uuid;
 
-use super::{note_skipped, printed};
+use super::{ERROR, note_skipped, printed};
 use crate::args::{FaultArgs, FaultsAt, Output};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
@@ -143,7 +143,7 @@ fn print(kinds: &[Kind], console: &mut Console) -> Result<(), Failure> {
             second(kind.first),
             second(kind.last),
             shortened(&releases.join(" "), 30),
-            shortened(&format!("{}: {}", kind.error, kind.message), 80),
+            shortened(&format!("{}: {}", kind.error, kind.message), ERROR),
         ]);
     }
     let total = kinds.iter().map(|kind| kind.count).sum();

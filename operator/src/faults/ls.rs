@@ -9,7 +9,7 @@ use serde_json::json;
 use streambreaker::{BoxError, ProcessorBuilder};
 use streambreaker_lake::FaultState;
 
-use super::{Summary, note_skipped};
+use super::{ERROR, Summary, note_skipped};
 use crate::args::{FaultArgs, FaultsAt, Output};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
@@ -100,7 +100,7 @@ fn print(listed: &[Listed], total: u64, console: &mut Console) -> Result<(), Fai
             fault.place(),
             fault.fingerprint.clone(),
             ledger.to_string(),
-            shortened(&format!("{}: {}", fault.error.name, fault.error.message), 80),
+            shortened(&format!("{}: {}", fault.error.name, fault.error.message), ERROR),
         ]);
     }
     let mut text = console.table(&table);

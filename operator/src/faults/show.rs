@@ -6,13 +6,14 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streambreaker::{BoxError, FaultEvent, ProcessorBuilder};
-use streambreaker_lake::LedgerEntry;
+use streambreaker_lake::{FaultState, LedgerEntry};
 use uuid::Uuid;
 
 use super::note_skipped;
 use crate::args::{FaultArgs, FaultsAt, Output};
 use crate::console::{Console, Tone};
 use crate::failure::{Exit, Failure};
+use crate::key::key_shown;
 use crate::operator::{Operator, Task};
 use crate::places::ledger_id;
 use crate::text::{bytes_counted, bytes_shown, counted, escaped, escaped_lines, second, shortened};
@@ -140,7 +141,7 @@ fn text(fault: &FaultEvent, ledger: &[LedgerEntry], full: bool, console: &Consol
         let place = format!("{}/{} @ {}", record.stream(), record.shard(), record.position());
         field("record", &one(&format!("{place}, arrived {}", second(record.arrival()))));
         if let Some(key) = record.key() {
-            field("  key", &shortened(&bytes_shown(key), most));
+            field("  key", &shortened(&key_shown(key), most));
         }
         if full {
             for (name, value) in record.headers().iter() {
@@ -162,6 +163,9 @@ fn text(fault: &FaultEvent, ledger: &[LedgerEntry], full: bool, console: &Consol
     for entry in ledger {
         let LedgerEntry { state, at, who, why, .. } = entry;
         field("ledger", &format!("{} {state} by {}: {}", second(*at), one(who), one(why)));
+        if let FaultState::FailedAgain { faults } = state {
+            faults.iter().for_each(|new| field("  became", &new.to_string()));
+        }
     }
     if ledger.is_empty() {
         field("ledger", "pending");

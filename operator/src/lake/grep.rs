@@ -10,6 +10,7 @@ use streambreaker::{BoxError, ProcessorBuilder, Record};
 use crate::args::{LakeAt, Output, RecordArgs};
 use crate::console::{Console, Tone};
 use crate::failure::{Exit, Failure};
+use crate::key::{hex, key_shown};
 use crate::operator::{Operator, Task};
 use crate::replay::note_damaged;
 use crate::text::{bytes_shown, escaped, second, shortened};
@@ -20,6 +21,7 @@ Examples:
   $0 lake grep --id ca44a2f0-5e30-5a7f-87ee-8ce9515cdc8d
   $0 lake grep '\"customer\":\"ann\"' --type order-submitted --since 7d
   $0 lake grep --key customer-7 --limit 0 --json | jq -r .payload
+  $0 lake grep --key hex:00ff17
 
 Ids, types and keys are looked up in the objects' indexes; a text is searched for in every payload that is selected. With
 --json there is a line for each record. It ends with 4 where nothing is found.")]
@@ -121,14 +123,6 @@ fn bytes_of(json: &mut Value, name: &str, bytes: &[u8]) {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
 fn json_of(record: &Record) -> Value {
     let headers: Vec<Value> = record
         .headers()
@@ -156,7 +150,7 @@ fn json_of(record: &Record) -> Value {
 fn text_of(record: &Record, full: bool, console: &Console) -> String {
     let most = if full { usize::MAX } else { PAYLOAD };
     let place = format!("{}@{}", record.shard(), record.position());
-    let key = record.key().map(|key| format!(" {}", shortened(&bytes_shown(key), 40)));
+    let key = record.key().map(|key| format!(" {}", shortened(&key_shown(key), 40)));
     let mut text = format!(
         "{} {}{}  {}\n",
         console.toned(Tone::Quiet, &second(record.arrival())),

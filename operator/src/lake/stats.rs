@@ -40,6 +40,9 @@ where
     ) -> Result<Exit, Failure> {
         let lake = self.places.lake(&stats.lake)?;
         let streams = self.places.streams(&lake, stats.stream.as_deref()).await?;
+        if streams.is_empty() && !stats.output.json {
+            console.print("no streams\n")?;
+        }
         let mut told = Vec::new();
         for stream in streams {
             let manifest = lake.manifest(&stream).await?;

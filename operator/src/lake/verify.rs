@@ -43,6 +43,9 @@ where
         if streams.is_empty() {
             streams = self.places.streams(&lake, None).await?;
         }
+        if streams.is_empty() && !verify.output.json {
+            console.print("no streams\n")?;
+        }
         let (mut exit, mut reports) = (Exit::Done, Vec::new());
         for stream in streams {
             let report = lake.verify(&stream).await?;

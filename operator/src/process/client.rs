@@ -62,15 +62,26 @@ impl std::fmt::Display for Url {
 impl Url {
     /// What stands there.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.ask("GET", path, "").await
+        self.ask("GET", path, "", json).await
+    }
+
+    /// The same, where it is no JSON.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, Failure> {
+        self.ask("GET", path, "", |body| String::from_utf8(body.to_vec()).ok()).await
     }
 
     /// Turns a switch.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.ask("POST", path, &body.to_string()).await
+        self.ask("POST", path, &body.to_string(), json).await
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value, Failure> {
+    async fn ask<T>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<T, Failure> {
         let host = match self {
             Url::Http(host) => host,
             Url::Unix(_) => "localhost",
@@ -90,17 +101,20 @@ impl Url {
         let (status, body) = parse(&answer).ok_or_else(|| {
             Failure::failed(format!("what answers on {self} is no admin listener of a component"))
         })?;
-        let json: Option<Value> = serde_json::from_slice(body).ok();
-        match (status, json) {
-            (200..=299, Some(json)) => Ok(json),
-            (_, json) => {
-                let said = json.as_ref().and_then(|json| json["error"].as_str());
-                let said = said.unwrap_or("it says no more");
-                // what it does not know or take is a mistake of the command
-                let exit = if (400..500).contains(&status) { Exit::Unusable } else { Exit::Failed };
-                Err(Failure { exit, ..Failure::failed(format!("refused ({status}): {said}")) })
-            }
+        if let (200..=299, Some(read)) = (status, read(body)) {
+            return Ok(read);
         }
+        let said = json(body);
+        let said = said.as_ref().and_then(|json| json["error"].as_str());
+        let said = said.unwrap_or("it says no more");
+        let exit = match status {
+            // there is nothing to be done
+            409 => Exit::No,
+            // what it does not know or take is a mistake of the command
+            400..=499 => Exit::Unusable,
+            _ => Exit::Failed,
+        };
+        Err(Failure { exit, ..Failure::failed(format!("refused ({status}): {said}")) })
     }
 
     async fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
@@ -112,6 +126,10 @@ impl Url {
             Url::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
+}
+
+fn json(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).ok()
 }
 
 async fn talk(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> io::Result<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
-use streambreaker::{BoxError, ProcessorBuilder};
+use streambreaker::{BoxError, Gap, ProcessorBuilder};
 
 use super::Where;
 use crate::args::Output;
@@ -26,6 +26,9 @@ pub(crate) struct StatusArgs {
     output: Output,
 }
 
+/// Of more lanes than these, only those are shown that have something open, or had an error.
+const LANES: usize = 40;
+
 /// What is shown of a status. A process of another release may leave things out, and add others.
 #[derive(Deserialize)]
 #[serde(default)]
@@ -41,6 +44,7 @@ struct Shown {
     lanes: Vec<Lane>,
     resources: Vec<Resource>,
     sources: Vec<Source>,
+    gaps: Vec<Gap>,
     faults: Faults,
     in_flight_records: u64,
     in_flight_bytes: u64,
@@ -70,6 +74,7 @@ struct Lane {
     oldest: Option<String>,
     iterator_age_seconds: f64,
     in_flight: u64,
+    restarts: u64,
     last_class: Option<String>,
     waits_for: Option<String>,
 }
@@ -161,7 +166,13 @@ fn text(status: &Shown, console: &Console) -> String {
         let waits = format!(", {unconfirmed} not yet stored, for {oldest_seconds:.0} s");
         text.push_str(&console.toned(Tone::Bad, &waits));
     }
-    text.push_str("\n\n");
+    text.push('\n');
+    for Gap { stream, shard, from, to, .. } in &status.gaps {
+        let lost = format!("{stream}/{shard}: {from} up to {to} was lost before it was read");
+        text.push_str(&console.toned(Tone::Bad, &escaped(&lost)));
+        text.push_str(": `repair`\n");
+    }
+    text.push('\n');
 
     let right = |name| (name, Align::Right);
     let left = |name| (name, Align::Left);
@@ -203,10 +214,17 @@ fn text(status: &Shown, console: &Console) -> String {
             right("AGE"),
             right("OPEN"),
             right("UNREAD"),
+            right("RESTARTS"),
             left("WAITS FOR"),
             left("LAST ERROR"),
         ]);
+        let few = status.lanes.len() <= LANES;
+        let mut quiet = 0;
         for lane in &status.lanes {
+            if !few && lane.oldest.is_none() && lane.last_class.is_none() {
+                quiet += 1;
+                continue;
+            }
             let source = status.sources.iter().find(|source| source.shard == lane.shard);
             let unread = source.and_then(|source| source.lag_records).map(thousands);
             let failed = source.and_then(|source| source.last_error.as_ref());
@@ -223,12 +241,16 @@ fn text(status: &Shown, console: &Console) -> String {
                 format!("{:.1} s", lane.iterator_age_seconds),
                 thousands(lane.in_flight),
                 or_dash(unread),
+                thousands(lane.restarts),
                 or_dash(lane.waits_for.clone()),
                 or_dash(error),
             ]);
         }
         text.push('\n');
         text.push_str(&table.print(head));
+        if quiet > 0 {
+            text.push_str(&format!("and {} with nothing open: --json\n", counted(quiet, "lane")));
+        }
     }
 
     if !status.resources.is_empty() {
@@ -259,4 +281,27 @@ fn text(status: &Shown, console: &Console) -> String {
         text.push_str(&table.print(head));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_many_lanes_those_are_shown_that_something_is_open_in() {
+        let lane =
+            |n: u64| json!({ "shard": format!("s{n}"), "oldest": (n == 7).then_some("4711") });
+        let shown = |lanes: u64| {
+            let lanes: Vec<Value> = (0..lanes).map(lane).collect();
+            let status = serde_json::from_value(json!({ "lanes": lanes })).unwrap();
+            text(&status, &Console::captured().0)
+        };
+        let few = shown(40);
+        assert!(few.contains("\ns39 ") && !few.contains("nothing open"), "{few}");
+        let many = shown(41);
+        assert!(many.contains("\ns7 ") && !many.contains("\ns39 "), "{many}");
+        assert!(many.contains("and 40 lanes with nothing open: --json\n"), "{many}");
+    }
 }

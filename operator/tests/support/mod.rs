@@ -144,14 +144,20 @@ impl World {
 
     /// With the records in the lake, and their faults where they are kept.
     pub(crate) async fn with_faults(keeps: Keeps) -> Self {
+        Self::faulted(keeps, RECORDS).await
+    }
+
+    /// The same of so many records, of which the first are in the lake.
+    pub(crate) async fn faulted(keeps: Keeps, records: u64) -> Self {
         let world = Self::new(keeps);
         if keeps != Keeps::FileAlone {
             world.store().await;
         }
         world.clock.set("2026-11-26T08:00:00Z");
-        let outcome = world.component(Task::Run).unwrap().build().unwrap().process(records()).await;
+        let component = world.component(Task::Run).unwrap().build().unwrap();
+        let outcome = component.process((0..records).map(record)).await;
         // 13 in both; every tenth in one; 33 in the other
-        assert_eq!(outcome.faults.len(), 2 + 4 + 1);
+        assert_eq!(outcome.faults.len() as u64, 2 + records / 10 + 1);
         world.clock.set("2026-11-26T12:00:00Z");
         world.take_done();
         world
@@ -196,6 +202,10 @@ impl World {
 
     /// Stores all records in the lake.
     pub(crate) async fn store(&self) {
+        self.store_all(records()).await;
+    }
+
+    pub(crate) async fn store_all(&self, records: Vec<Record>) {
         let store = Resource::builder("lake").timeout(Duration::from_secs(30)).build().unwrap();
         let writer = LakeWriter::new(&self.lake()).hours(12);
         let processor = Processor::builder("lake-writer")
@@ -203,8 +213,8 @@ impl World {
             .pipeline("store", writer.pipeline(&store))
             .build()
             .unwrap();
-        let outcome = processor.process(records()).await;
-        assert_eq!(outcome.settled.len() as u64, RECORDS);
+        let count = records.len();
+        assert_eq!(processor.process(records).await.settled.len(), count);
     }
 
     pub(crate) fn component(&self, task: Task) -> Result<ProcessorBuilder, BoxError> {

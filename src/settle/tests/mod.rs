@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
-use super::{Batch, Fate, Flag, LaneBatch, LaneState, PipelineInfo, Survey, WaitsFor};
+use super::{Batch, Fate, Flag, History, LaneBatch, LaneState, PipelineInfo, Survey, WaitsFor};
 use crate::clock::SystemClock;
 use crate::envelope::JsonEnvelope;
 use crate::error::Class;
@@ -127,6 +127,9 @@ fn i9_the_shard_hears_of_a_closed_batch_and_of_every_record_when_it_wants_to() {
         [0, 1, 2, 3, 4].map(|n| states.take(n, 0).expect("it is new"));
     first.settle(Fate::Done);
     assert!(!heard(), "its batch is open, and nobody waits");
+    lane.went_hungry();
+    assert!(!heard(), "still nobody waits");
+    lane.was_fed();
     lane.raise(Flag::WANTED);
     second.settle(Fate::Filtered);
     assert!(!heard(), "the lane has more to do");
@@ -162,6 +165,59 @@ fn f9_that_a_record_was_dropped_is_remembered_when_it_is_fed_again() {
     let again = states.take(0, lane.next_epoch()).expect("it was returned");
     assert!(again.mark_dropped(), "for the second time");
     assert_eq!((lane.epoch(), lane.restarts(), again.returns()), (1, 1, 0));
+    assert_eq!((lane.next_epoch(), lane.restarts()), (2, 2));
+}
+
+#[test]
+fn i10_how_often_a_record_was_returned_before_is_kept_and_nothing_else_of_it_changes() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let epoch = lane.next_epoch();
+    let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
+    states.returned_before(0, 3);
+    states.returned_before(1, 1_000);
+    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [3, 255, 0], "more than 255 is 255");
+    let [first, second, third] = [0, 1, 2].map(|n| states.take(n, epoch).expect("it is new"));
+    assert!([&first, &second, &third].iter().all(|ticket| !ticket.is_late()));
+    first.settle(Fate::Returned);
+    second.settle(Fate::Returned);
+    third.put_back();
+    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [4, 255, 0]);
+    assert_eq!([0, 1, 2].map(|n| states.fate(n)), [Some(Fate::Returned); 3]);
+}
+
+#[test]
+fn a_unit_waits_at_the_place_of_its_record() {
+    let lane = Shared::new(1).lanes.remove(0);
+    let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
+    let other = LaneBatch::new(batch(0, 3), lane, None);
+    for n in 0..3 {
+        let ticket = states.take(n, 0).expect("it is new");
+        assert_eq!(ticket.place(), states.place(n));
+        assert_ne!(ticket.place(), other.place(n), "another batch");
+        assert_eq!(ticket.record().position(), &Position::from(u64::from(n)));
+    }
+}
+
+/// As many as are remembered, and one more.
+#[test]
+fn o6_of_records_that_are_given_back_for_ever_only_so_many_are_remembered() {
+    const MANY: u64 = 100_000;
+    let record = |at: u64| Record::new("s", "0", Position::from(at), "x");
+    let mut history = History::new(1);
+    for at in 0..MANY {
+        assert_eq!(history.give_back(&Position::from(at), Box::new([1])), 1);
+    }
+    // one that is known needs no room
+    assert_eq!(history.give_back(&Position::from(5), Box::new([2])), 2);
+    let known = |history: &History, at: u64| {
+        history.given_back(&[record(at)]).map(|(_, before)| before.returns[0]).next()
+    };
+    assert_eq!([0, 5, MANY - 1].map(|at| known(&history, at)), [Some(1), Some(2), Some(1)]);
+    // a new one takes that of the oldest
+    assert_eq!(history.give_back(&Position::from(MANY), Box::new([1])), 1);
+    assert_eq!([0, 1, MANY].map(|at| known(&history, at)), [None, Some(1), Some(1)]);
+    history.keep(&Position::from(MANY));
+    assert_eq!(known(&history, MANY), None);
 }
 
 #[test]

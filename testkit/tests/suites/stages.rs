@@ -25,6 +25,7 @@ enum Broken {
     FreezesWhatLiesAbove,
     LosesTheLastWakeUp,
     IgnoresProgress,
+    KeepsProgressToItself,
     StartsInProgress,
     Hoards,
     NeverYields,
@@ -193,7 +194,9 @@ impl<S: Stage<Out = Received>> Stage for Calls<S> {
                 this.start(unit);
             }
         }
-        this.above.as_mut().poll_progress(cx);
+        if this.broken != KeepsProgressToItself {
+            this.above.as_mut().poll_progress(cx);
+        }
         if this.broken == IgnoresProgress {
             return;
         }
@@ -221,6 +224,7 @@ fn what_a_stage_breaks_is_caught_by_the_rule_of_its_point() {
         LosesTheLastWakeUp => p2_no_wake_up_is_lost_whatever_the_units_do,
         LosesTheLastWakeUp => o11_a_unit_that_starts_in_a_turn_in_which_its_input_is_pending_meets_its_timeout,
         IgnoresProgress => p2_work_that_only_poll_progress_sees_is_finished_and_kept,
+        KeepsProgressToItself => o10_poll_progress_lets_go_on_what_lies_above_too,
         StartsInProgress => p3_poll_progress_starts_nothing_and_takes_nothing,
         Hoards => p3_what_works_on_units_takes_no_more_than_it_can_work_on,
         NeverYields => p5_after_256_units_in_one_poll_it_wakes_itself_and_yields,

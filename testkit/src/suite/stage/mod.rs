@@ -87,6 +87,7 @@ macro_rules! stage_suite {
             p1_whoever_returns_pending_has_polled_what_lies_above_it_in_the_same_call
             p2_no_wake_up_is_lost_whatever_the_units_do
             p2_work_that_only_poll_progress_sees_is_finished_and_kept
+            o10_poll_progress_lets_go_on_what_lies_above_too
             p3_poll_progress_starts_nothing_and_takes_nothing
             p3_what_works_on_units_takes_no_more_than_it_can_work_on
             p5_after_256_units_in_one_poll_it_wakes_itself_and_yields

@@ -125,6 +125,21 @@ async fn begin(rig: &mut Rig, work: &Work) {
     }
 }
 
+/// A later stage is full: not only the stage before it goes on, but each that lies above.
+pub async fn o10_poll_progress_lets_go_on_what_lies_above_too<H: StageHarness>(harness: &H) {
+    for does in [Does::Ready, Does::Hang] {
+        let mut rig = rig(harness, 40, &Work::new(does)).await;
+        rig.script.allow(4);
+        for _ in 0..3 {
+            let _ = rig.next();
+            let before = rig.script.progresses();
+            rig.progress();
+            let more = rig.script.progresses() > before;
+            assert!(more, "`poll_progress` does not let go on what lies above (units {does:?})");
+        }
+    }
+}
+
 /// `poll_progress` only lets go on what runs.
 pub async fn p3_poll_progress_starts_nothing_and_takes_nothing<H: StageHarness>(harness: &H) {
     for does in [Does::Ready, Does::Sleep(MS), Does::Hang] {
