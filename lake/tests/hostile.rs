@@ -195,8 +195,8 @@ fn contents(what: &'static str) -> Option<Damage> {
 
 #[tokio::test(start_paused = true)]
 async fn an_object_that_somebody_else_wrote_right_is_read() {
-    let mut second = row("2");
-    (second.header_names, second.header_values) = (vec![b"a", b"a"], vec![b"1", b"\xff"]);
+    let second =
+        Row { header_names: vec![b"a", b"a"], header_values: vec![b"1", b"\xff"], ..row("2") };
     assert_eq!(honest("0-1-2", &[vec![row("1"), second]]).await, (None, 2));
     assert_eq!(honest("0-1-3", &[vec![row("1")], vec![row("2"), row("3")]]).await, (None, 3));
 }
