@@ -491,9 +491,8 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             if let Ok((_, back)) = decode(bytes.into()) {
-                // statistics and bloom filters are not what records are made of
-                let plain = |all: &[Stored]| -> Vec<Record> { all.iter().map(|s| s.record.clone()).collect() };
-                prop_assert_eq!(plain(&back), plain(&records));
+                // statistics and filters are not what records are made of
+                prop_assert_eq!(back, records);
             }
         }
 
@@ -547,7 +546,7 @@ mod tests {
         let (footer, records) = decode(std::fs::read(FILE).expect("read").into()).expect("decoded");
         assert_eq!(records, golden());
         assert_eq!(footer, encode(&golden(), Some(Position::from(6))).expect("encoded").footer);
-        assert_eq!(footer.digests, ["459b98002e4c19d1"]);
+        assert_eq!(footer.digests, ["88e93ca821dca870"]);
     }
 
     #[test]

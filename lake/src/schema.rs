@@ -70,7 +70,7 @@ pub struct Footer {
     pub arrival_min: Timestamp,
     /// The latest.
     pub arrival_max: Timestamp,
-    /// XXH64 of the records of each of its groups of rows, as hex.
+    /// XXH64 of the records of each of its groups of rows, and of what was extracted of them, as hex.
     pub digests: Vec<String>,
 }
 
@@ -93,6 +93,7 @@ impl Footer {
 
 /// The checksum of a group of records: over every field behind its length, in their order, as they are stored (sealed
 /// payloads sealed), so that it can be checked without a key. It finds what disks and networks do, not what an enemy does.
+/// The form of a position that sorts is not in it: nothing here reads it.
 pub(crate) struct Digest(XxHash64);
 
 impl Digest {
@@ -110,6 +111,7 @@ impl Digest {
         self.field(bytes.unwrap_or_default());
     }
 
+    /// Takes in a record, which is the same wherever it is stored.
     pub(crate) fn add(&mut self, record: &Record, sealed_by: Option<&str>) {
         self.field(record.stream().as_bytes());
         self.field(record.shard().as_str().as_bytes());
@@ -125,10 +127,15 @@ impl Digest {
         self.optional(sealed_by.map(str::as_bytes));
     }
 
+    /// Of records and what was extracted of them, by which they are found.
     pub(crate) fn of(records: &[Stored]) -> Self {
         let mut digest = Self::new();
         for stored in records {
             digest.add(&stored.record, stored.sealed_by.as_deref());
+            digest.optional(stored.event_id.as_deref().map(str::as_bytes));
+            digest.optional(stored.event_type.as_deref().map(str::as_bytes));
+            let time = stored.event_time.map(|time| time.as_micros().to_le_bytes());
+            digest.optional(time.as_ref().map(|time| &time[..]));
         }
         digest
     }

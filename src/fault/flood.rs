@@ -175,6 +175,7 @@ pub(crate) struct Floodgate {
     /// Records that entered since a fault was last judged.
     good: AtomicU64,
     inner: Mutex<Inner>,
+    #[cfg(feature = "admin")]
     built: FloodGuard,
     processor: String,
     pipeline: String,
@@ -213,6 +214,7 @@ impl Floodgate {
                 cool_down: guard.first,
                 owed: 0,
             }),
+            #[cfg(feature = "admin")]
             built: guard,
             processor: processor.into(),
             pipeline: pipeline.into(),
