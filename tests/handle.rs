@@ -146,6 +146,39 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_was_given_back_is_skipped_when_it_comes_again() {
+    let stream = stream(10);
+    let faults = memory::faults();
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1))
+        .retry(Retry::none())
+        .build()
+        .unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g").each(Duration::from_secs(600)))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().call(&db, async |n: &Event<u64>| match **n {
+                4 => Err("never").transient(),
+                _ => Ok(()),
+            })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let status = handle.status();
+    assert_eq!((status.pipelines["all"].records.done, status.lanes[0].in_flight), (9, 0));
+    let shard = ShardId::new("0");
+    assert_eq!(handle.skip(&shard, &Position::from(4), &by()).unwrap(), Skip::WhenItComes);
+    stream.close();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!((report.pipelines["all"].done, report.pipelines["all"].faulted), (9, 1), "{report}");
+    assert_eq!(faults.events()[0].class, Class::Skipped);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_breaker_can_be_held_open_and_a_pause_waits_for_it() {
     let stream = stream(10);
     let called = Arc::new(AtomicBool::new(false));

@@ -58,9 +58,9 @@ pub enum LakeError {
         /// What is wrong with the key.
         source: KeyError,
     },
-    /// A replay goes on that was begun with another selection.
+    /// A replay goes on that was begun with another selection, or for another target.
     #[error(
-        "the replay {0} was begun with another selection: resume it with the same one, or begin another run"
+        "the replay {0} was begun with another selection, or for other pipelines: resume it with the same ones, or begin another run"
     )]
     OtherSelection(uuid::Uuid),
     /// A document of the lake (manifest, ledger) cannot be read.

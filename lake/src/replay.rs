@@ -101,6 +101,7 @@ struct Replay {
     selection: Arc<Selection>,
     run: Uuid,
     resumable: bool,
+    target: String,
     pace: Arc<Pace>,
     progress: Progress,
 }
@@ -122,6 +123,7 @@ impl Lake {
             selection: Arc::new(selection),
             run: Uuid::new_v4(),
             resumable: false,
+            target: String::new(),
             pace: Arc::default(),
             progress: Progress::default(),
         };
@@ -203,6 +205,13 @@ impl LakeSource {
         self
     }
 
+    /// What the run is for: the names of the pipelines that it drives, say. A run that is resumed for something else is refused,
+    /// as with another selection: what it has settled was settled for that.
+    pub fn target(mut self, target: impl Into<String>) -> Self {
+        self.replay.target = target.into();
+        self
+    }
+
     /// At most so many records a second, over all shards.
     pub fn rate(mut self, per_second: NonZeroU32) -> Self {
         self.replay.pace = Arc::new(Pace { per_second: Some(per_second), next: Mutex::new(None) });
@@ -226,7 +235,7 @@ impl Replay {
         self.progress.reset();
         for (shard, selected) in self.lake.selected(&self.selection, &self.progress).await? {
             let cursor = match self.resumable {
-                true => Some(Cursor::open(&self.lake, &self.selection, self.run, &shard).await?),
+                true => Some(Cursor::open(&self, &shard).await?),
                 false => None,
             };
             let after = cursor.as_ref().and_then(|cursor| cursor.settled.clone());
@@ -397,21 +406,21 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn open(
-        lake: &Lake,
-        selection: &Selection,
-        run: Uuid,
-        shard: &ShardId,
-    ) -> Result<Self, LakeError> {
+    async fn open(replay: &Replay, shard: &ShardId) -> Result<Self, LakeError> {
+        let Replay { lake, selection, run, target, .. } = replay;
         let folder = lake.folder(selection.stream())?;
         let file = format!("{folder}/_replays/{run}/{}.json", shard_folder(shard)?);
         let path = Path::parse(&file).expect("encoded names have no segment that a path refuses");
-        let mut cursor = Self { path, selection: selection.fingerprint(), settled: None };
+        let mut fingerprint = selection.fingerprint();
+        if !target.is_empty() {
+            fingerprint = Uuid::new_v5(&fingerprint, target.as_bytes());
+        }
+        let mut cursor = Self { path, selection: fingerprint, settled: None };
         if let Some(bytes) = lake.document(&cursor.path).await? {
             let document: CursorDocument = serde_json::from_slice(&bytes)
                 .map_err(|source| LakeError::Document { path: file, source })?;
             if document.selection != cursor.selection {
-                return Err(LakeError::OtherSelection(run));
+                return Err(LakeError::OtherSelection(*run));
             }
             cursor.settled = Some(document.settled);
         }

@@ -113,6 +113,12 @@ impl FaultArgs {
         selection
     }
 
+    /// # Errors
+    /// When no fault can be of such a time.
+    pub(crate) fn check(&self, now: Timestamp) -> Result<(), Failure> {
+        check(self.since, self.until, now)
+    }
+
     /// Whether anything was selected by.
     pub(crate) fn is_narrowed(&self) -> bool {
         !self.id.is_empty()
@@ -166,8 +172,21 @@ pub(crate) struct RecordArgs {
     pub(crate) id: Vec<String>,
 }
 
+/// That a span of time holds something.
+fn check(since: Option<Moment>, until: Option<Moment>, now: Timestamp) -> Result<(), Failure> {
+    match (since, until) {
+        (Some(since), Some(until)) if since.before(now) >= until.before(now) => {
+            Err(Failure::unusable("--since is not before --until: nothing can be of such a time"))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl RecordArgs {
-    pub(crate) fn selection(&self, stream: &str, now: Timestamp) -> Selection {
+    /// # Errors
+    /// When no record can be of such a time.
+    pub(crate) fn selection(&self, stream: &str, now: Timestamp) -> Result<Selection, Failure> {
+        check(self.since, self.until, now)?;
         let mut selection = Selection::of(stream);
         selection = self.shard.iter().fold(selection, |s, shard| s.shard(shard.as_str()));
         selection = self.kind.iter().fold(selection, |s, kind| s.kind(kind));
@@ -185,7 +204,17 @@ impl RecordArgs {
         if let Some(last) = &self.last {
             selection = selection.last(last.clone());
         }
-        selection
+        Ok(selection)
+    }
+
+    /// The times that were given as so long ago, as options that mean the same later: a run is resumed with what it was begun.
+    pub(crate) fn at_fixed_times(&self, now: Timestamp) -> String {
+        let times = [("--since", self.since), ("--until", self.until)];
+        let fixed = times.into_iter().filter_map(|(option, moment)| match moment {
+            Some(ago @ Moment::Ago(_)) => Some(format!(" {option} {}", ago.before(now))),
+            _ => None,
+        });
+        fixed.collect()
     }
 }
 

@@ -169,6 +169,7 @@ impl FaultPlace {
 
     /// The faults that are picked, one after the other.
     pub(crate) async fn scan<'a>(&self, pick: Pick<'a>) -> Result<Scan<'a>, Failure> {
+        pick.args.check(pick.now)?;
         let from = match (&self.lines, &self.ledger) {
             (Some(file), _) => {
                 let name = file.display().to_string();

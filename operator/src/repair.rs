@@ -154,7 +154,7 @@ where
             tell(console, repair.output, &json, "nothing is missing\n")?;
             return Ok(Exit::Done);
         }
-        let mut exit = Exit::Done;
+        let (mut exit, mut stopped) = (Exit::Done, false);
         let (mut done, mut text) = (Vec::new(), String::new());
         for range in ranges {
             let pipelines =
@@ -177,15 +177,15 @@ where
                 None => lake.dry_run(&range.selection).await?,
                 Some(by) => {
                     let what = Sending {
-                        lake: &lake,
+                        source: lake.replay(range.selection.clone()),
+                        stream: range.selection.stream(),
                         processor: &processor,
-                        selection: range.selection.clone(),
-                        resume: None,
                         pace: repair.pace,
                         by,
                     };
                     let sent = self.send(what, console).await?;
                     exit = exit.worse(sent.exit);
+                    stopped = sent.report.stopped;
                     row["run"] = json!(sent.run);
                     row["report"] = json!(sent.report);
                     sent.counts
@@ -210,6 +210,10 @@ where
                 console.note(&format!("{shown}: the lake does not have all of it, or cannot tell"));
             }
             done.push(row);
+            if stopped {
+                console.note("it was not finished: say it again, and all of it is sent again");
+                break;
+            }
         }
         let json = json!({ "dry_run": by.is_none(), "ranges": Value::Array(done) });
         tell(console, repair.output, &json, &text)?;
@@ -223,6 +227,11 @@ where
     async fn missed(&self, repair: &Repair, lake: &Lake) -> Result<Vec<Range>, Failure> {
         let stream = || self.places.stream(lake, repair.stream.as_deref());
         if let (Some(shard), Some(from), Some(to)) = (&repair.shard, &repair.from, &repair.to) {
+            if from >= to {
+                return Err(Failure::unusable(
+                    "--from is not before --to, which is the first position that is there again",
+                ));
+            }
             let gap = Gap::new(stream().await?, shard, from, to);
             return Ok(vec![Range::of(&gap, &[])?]);
         }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use streambreaker::{BoxError, By, Processor, ProcessorBuilder, Report, RunError};
-use streambreaker_lake::{DryRun, Lake, Selection};
+use streambreaker_lake::{DryRun, LakeSource};
 use uuid::Uuid;
 
 use crate::args::{LakeAt, Output, Pace, RecordArgs, Who};
@@ -47,10 +47,9 @@ pub(crate) struct Replay {
 
 /// Records of the lake that are to be sent.
 pub(crate) struct Sending<'a> {
-    pub(crate) lake: &'a Lake,
+    pub(crate) source: LakeSource,
+    pub(crate) stream: &'a str,
     pub(crate) processor: &'a Processor,
-    pub(crate) selection: Selection,
-    pub(crate) resume: Option<Uuid>,
     pub(crate) pace: Pace,
     pub(crate) by: &'a By,
 }
@@ -75,7 +74,8 @@ where
         let by = replay.send.then(|| replay.who.by()).transpose()?;
         let lake = self.places.lake(&replay.lake)?;
         let stream = self.places.stream(&lake, replay.which.stream.as_deref()).await?;
-        let selection = replay.which.selection(&stream, self.now());
+        let now = self.now();
+        let selection = replay.which.selection(&stream, now)?;
         let processor = self.build(Task::Replay, &replay.pipeline).await?;
         let Some(by) = by else {
             let counts = lake.dry_run(&selection).await?;
@@ -103,8 +103,13 @@ where
             console.note_nothing_sent();
             return Ok(Exit::Done);
         };
-        let (resume, pace) = (replay.resume, replay.pace);
-        let what = Sending { lake: &lake, processor: &processor, selection, resume, pace, by: &by };
+        let mut source = lake.replay(selection);
+        let run = replay.resume.unwrap_or(source.run_id());
+        source = source.resumable(run).target(names(&processor).join("\n"));
+        let again = format!("it goes on with --resume {run}{}", replay.which.at_fixed_times(now));
+        console.note(&format!("run {run}; should it be broken off, {again}"));
+        let pace = replay.pace;
+        let what = Sending { source, stream: &stream, processor: &processor, pace, by: &by };
         let sent = self.send(what, console).await?;
         let json = json!({
             "dry_run": false,
@@ -117,8 +122,9 @@ where
         });
         tell(console, replay.output, &json, &format!("{}\n", sent.report))?;
         note_damaged(&sent.counts, console);
-        if sent.exit == Exit::Partly {
-            console.note(&format!("it was not finished: it goes on with --resume {}", sent.run));
+        // what could not be read is left, and would be again
+        if sent.report.stopped || sent.report.exit_code() == 3 {
+            console.note(&format!("it was not finished: {again}"));
         }
         Ok(sent.exit)
     }
@@ -129,17 +135,11 @@ where
         what: Sending<'_>,
         console: &mut Console,
     ) -> Result<Sent, Failure> {
-        let Sending { lake, processor, selection, resume, pace, by } = what;
-        let stream = selection.stream().to_owned();
-        let mut source = lake.replay(selection);
+        let Sending { mut source, stream, processor, pace, by } = what;
         if let Some(rate) = pace.rate {
             source = source.rate(rate);
         }
-        let run = resume.unwrap_or(source.run_id());
-        let source = source.resumable(run);
-        console
-            .note(&format!("run {run}; should it be broken off, it goes on with --resume {run}"));
-        let progress = source.progress();
+        let (run, progress) = (source.run_id(), source.progress());
         let step = || {
             let counts = progress.counts();
             let part = counts.stored_records_read as f64 / counts.stored_records as f64;

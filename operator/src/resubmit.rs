@@ -80,6 +80,7 @@ where
         resubmit: &Resubmit,
         console: &mut Console,
     ) -> Result<Exit, Failure> {
+        resubmit.which.check(self.now())?;
         let by = resubmit.send.then(|| resubmit.who.by()).transpose()?;
         let place = self.places.faults(&resubmit.at)?;
         let processor = self.build(Task::Resubmit, &[]).await?;

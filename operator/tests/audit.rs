@@ -40,6 +40,21 @@ async fn a_replay_leaves_an_audit_line() {
 }
 
 #[tokio::test]
+async fn a_repair_leaves_an_audit_line() {
+    let heard = Heard::default();
+    let _listening = heard.listen();
+    let world = World::new(Keeps::Lake);
+    world.store().await;
+    let gap = ["repair", "--shard", "1", "--from", "15", "--to", "19"];
+    world.ask(&gap).await;
+    assert!(heard.with("records were replayed").is_empty(), "a dry run changes nothing");
+    world.ask(&[&gap[..], &["--send"], &BY].concat()).await;
+    let line = audit(&heard, "records were replayed");
+    assert_eq!((line.field("records"), line.field("stream")), ("2", "\"orders\""));
+    assert_eq!(world.take_done(), ["search:15", "search:17", "totals:15", "totals:17"]);
+}
+
+#[tokio::test]
 async fn a_resubmission_leaves_an_audit_line() {
     let heard = Heard::default();
     let _listening = heard.listen();

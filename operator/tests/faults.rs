@@ -129,6 +129,10 @@ async fn what_is_not_there_is_told_with_what_to_do() {
         .ask(&["faults", "ls", "--since", "yesterday"])
         .await
         .says(Exit::Unusable, &["yesterday", "15m"]);
+    for words in [&["faults", "ls"][..], &["faults", "group"], &["resubmit"]] {
+        let turned = [words, &["--since", "5h", "--until", "2026-11-01"]].concat();
+        world.ask(&turned).await.says(Exit::Unusable, &["--since is not before --until"]);
+    }
     world
         .ask(&["faults", "ls", "--class", "fatl"])
         .await

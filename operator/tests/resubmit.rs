@@ -75,6 +75,30 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
 }
 
 #[tokio::test]
+async fn l8_a_fault_that_was_mended_by_hand_is_sent_when_it_is_trusted() {
+    let world = World::with_faults(Keeps::File).await;
+    let file = world.faults_file();
+    let faults = std::fs::read_to_string(&file).unwrap();
+    // number 20, to which `validate` says no, becomes 21
+    let mended = faults.replace(r#"\"n\":20}"#, r#"\"n\":21}"#);
+    assert_ne!(mended, faults);
+    std::fs::write(&file, mended).unwrap();
+    let words = ["resubmit", "--stage", "validate", "--json"];
+    let dry = world.ask(&words).await;
+    assert_eq!(dry.exit, Exit::No);
+    let report = &dry.document()["streams"]["orders"];
+    assert_eq!(report["sent"], 3);
+    let refused = report["refused"].as_object().unwrap().values().next().unwrap();
+    assert_eq!(refused, &json!({ "refused": "other_record", "position": "20" }));
+    let text = world.ask(&words[..3]).await.out;
+    assert!(text.contains("record 20 is not the one that the lake holds"), "{text}");
+    let trusted = [&words[..], &["--trusted", "--stop-at", "1"], &SEND].concat();
+    let sent = world.ask(&trusted).await.document();
+    assert_eq!(sent["streams"]["orders"]["succeeded"], 1, "{sent}");
+    assert_eq!(world.take_done(), ["totals:21"]);
+}
+
+#[tokio::test]
 async fn it_ends_when_too_many_fail_again() {
     let world = World::faulted(Keeps::Lake, 160).await;
     let which = ["resubmit", "--stage", "validate", "--json"];

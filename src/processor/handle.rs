@@ -229,7 +229,8 @@ impl Handle {
     /// record comes for another reason, in a replay or from its fault, it is worked on as any.
     ///
     /// # Errors
-    /// A shard that this process does not own; a record that is settled.
+    /// A shard that this process does not own; a record that is settled, where that can be told: a source that acknowledges one by
+    /// one may bring any record again.
     pub fn skip(&self, shard: &ShardId, position: &Position, by: &By) -> Result<Skip, SwitchError> {
         let shards = self.0.shards();
         let owned: Vec<_> = shards.iter().filter(|owned| owned.id == *shard).collect();

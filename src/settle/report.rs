@@ -300,7 +300,8 @@ impl fmt::Display for Report {
             )?;
         }
         if self.kinds.len() > 3 {
-            write!(f, "\n  and {} kinds more", self.kinds.len() - 3)?;
+            let more = self.kinds.len() - 3;
+            write!(f, "\n  and {more} {} more", if more == 1 { "kind" } else { "kinds" })?;
         }
         write!(f, "\nnext: read them there by fingerprint, mend the cause, resubmit them")
     }
@@ -366,7 +367,7 @@ mod tests {
         // where they are, the first three fingerprints, how many more, what to do next
         let end: Vec<&str> = text.lines().rev().take(6).collect();
         let place = end[5].trim();
-        assert_eq!((place, end[1]), ("2 faults in faults.ndjson", "  and 1 kinds more"), "{text}");
+        assert_eq!((place, end[1]), ("2 faults in faults.ndjson", "  and 1 kind more"), "{text}");
         assert!(end[4].contains("9 x f0") && end[2].contains("7 x f2"), "{text}");
     }
 

@@ -58,7 +58,7 @@ where
     ) -> Result<Exit, Failure> {
         let lake = self.places.lake(&grep.lake)?;
         let stream = self.places.stream(&lake, grep.which.stream.as_deref()).await?;
-        let mut source = lake.replay(grep.which.selection(&stream, self.now()));
+        let mut source = lake.replay(grep.which.selection(&stream, self.now())?);
         let progress = source.progress();
         let limit = NonZeroU64::new(grep.limit).map_or(u64::MAX, NonZeroU64::get);
         let (mut found, mut more) = (0, false);
