@@ -64,6 +64,11 @@ fn digest(rows: &[Row]) -> String {
         field(&mut hash, row.payload);
         hash.write(&[u8::from(row.sealed_by.is_some())]);
         field(&mut hash, row.sealed_by.unwrap_or_default());
+        // neither id nor type nor time
+        for _ in 0..3 {
+            hash.write(&[0]);
+            field(&mut hash, b"");
+        }
     }
     format!("{:016x}", hash.finish())
 }
