@@ -221,7 +221,7 @@ async fn a_search_by_id_key_or_type_reads_only_what_may_hold_it() {
     assert_eq!((manifest.objects.len(), manifest.objects[0].footer.digests.len()), (1, 3));
     lake.store_manifest(&manifest).await.unwrap();
     shaky.bytes_read();
-    let mut read = async |selection: Selection| {
+    let read = async |selection: Selection| {
         let records = lake.dry_run(&selection).await.unwrap().records;
         (records, shaky.bytes_read())
     };
