@@ -14,10 +14,10 @@ use streambreaker::memory::{self, Consumer};
 use streambreaker::prelude::*;
 use streambreaker::sink::{Limits, Outcomes};
 use streambreaker::source::{
-    Acker, Acknowledge, Behind, Caps, Change, CommitError, Read, Reader, Room, Settled, Source,
-    SourceError,
+    Ack, Acker, Acknowledge, Behind, Caps, Change, CommitError, Read, Reader, Room, Settled,
+    Source, SourceError,
 };
-use streambreaker::{FaultEvent, Position, Record, Report, Sink};
+use streambreaker::{By, FaultEvent, Position, Record, Report, Sink};
 use support::*;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -382,20 +382,26 @@ async fn s5_lost_cancels_at_once_and_commits_not_even_what_is_settled() {
     );
 }
 
-/// A consumer of which it is noted what it is asked to extend.
+/// A consumer of which it is noted what it is asked to extend, and told to be settled.
 struct Watched {
     consumer: Consumer,
     extends: bool,
     asked: Asked,
+    journal: Journal,
 }
 
 type Asked = Arc<Mutex<Vec<(Instant, Vec<Position>)>>>;
 
-struct WatchedAcker(<Consumer as Source>::Acker, Asked);
+struct WatchedAcker(<Consumer as Source>::Acker, Asked, Journal);
 
 #[async_trait]
 impl Acker for WatchedAcker {
     async fn settle(&mut self, settled: Settled<'_>) -> Result<(), CommitError> {
+        if let Settled::Each(acks) = settled {
+            let count = |ack| acks.iter().filter(|(_, other)| *other == ack).count();
+            let (done, again) = (count(Ack::Done), count(Ack::Again { after: Duration::ZERO }));
+            self.2.note(format!("{done} done, {again} again at once"));
+        }
         self.0.settle(settled).await
     }
 
@@ -405,6 +411,7 @@ impl Acker for WatchedAcker {
     }
 
     async fn release(self: Box<Self>) -> Result<(), CommitError> {
+        self.2.note("release");
         Box::new(self.0).release().await
     }
 }
@@ -423,7 +430,8 @@ impl Source for Watched {
     async fn next(&mut self) -> Result<Option<Change<Self::Reader, WatchedAcker>>, SourceError> {
         Ok(self.consumer.next().await?.map(|change| match change {
             Change::Assigned { shard, reader, acker } => {
-                Change::Assigned { shard, reader, acker: WatchedAcker(acker, self.asked.clone()) }
+                let acker = WatchedAcker(acker, self.asked.clone(), self.journal.clone());
+                Change::Assigned { shard, reader, acker }
             }
             Change::Revoking { shard, grace } => Change::Revoking { shard, grace },
             Change::Lost { shard } => Change::Lost { shard },
@@ -438,8 +446,9 @@ async fn t5_leases_are_extended_in_drain() {
     let (asked, faults) = (Asked::default(), memory::faults());
     faults.down();
     let lease = Duration::from_secs(3);
+    let consumer = stream.consumer("g").each(lease);
     let source =
-        Watched { consumer: stream.consumer("g").each(lease), extends: true, asked: asked.clone() };
+        Watched { consumer, extends: true, asked: asked.clone(), journal: Journal::default() };
     let processor = Processor::builder("p")
         .source(source)
         .faults(faults.clone())
@@ -510,7 +519,7 @@ async fn t5_what_is_settled_and_not_yet_acknowledged_keeps_its_lease() {
         let db = resource("db");
         let consumer = stream.consumer("g").each(Duration::from_secs(6));
         let processor = Processor::builder("p")
-            .source(Watched { consumer, extends, asked })
+            .source(Watched { consumer, extends, asked, journal: Journal::default() })
             .faults(memory::faults())
             .commit_every(HOUR, 1_000_000)
             .pipeline("all", move |flow| {
@@ -531,6 +540,41 @@ async fn t5_what_is_settled_and_not_yet_acknowledged_keeps_its_lease() {
         assert!(effects.all().values().all(|tries| *tries == 1), "extends: {extends}");
         assert!(stream.is_settled("g"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s5_a_drain_gives_back_what_a_paused_pipeline_was_never_fed() {
+    let stream = numbers(10, 1);
+    let (journal, effects, db) = (Journal::default(), Effects::default(), resource("db"));
+    let consumer = stream.consumer("g").each(HOUR);
+    let source =
+        Watched { consumer, extends: true, asked: Asked::default(), journal: journal.clone() };
+    let seen = effects.clone();
+    let processor = Processor::builder("p")
+        .source(source)
+        .faults(memory::faults())
+        .commit_every(HOUR, 1_000_000)
+        .pipeline("works", move |flow| {
+            let seen = seen.clone();
+            flow.json::<u64>().parallel(4, &db, async move |n: &Event<u64>| {
+                seen.note(**n);
+                Ok(())
+            })
+        })
+        .pipeline("rests", |flow| flow.json::<u64>())
+        .build()
+        .unwrap();
+    processor.handle().pause("rests", &By::new("ada", "a test")).unwrap();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let run = tokio::spawn(async move { processor.run(shutdown).await });
+    secs(5).await;
+    assert_eq!(effects.all().len(), 10, "one of the two had them all");
+    trigger.pull();
+    let report = run.await.unwrap().unwrap();
+    let (works, rests) = (&report.pipelines["works"], &report.pipelines["rests"]);
+    assert_eq!((works.done, rests.done, report.unsettled()), (10, 0, 10), "{report}");
+    // before the release, by name and without a delay: nobody has to wait an hour for the lease of a record
+    assert_eq!(journal.all(), ["0 done, 10 again at once", "release"]);
 }
 
 /// Runs in a runtime of its own; how long that took, and how often its thread went to sleep in the hour after it. Who

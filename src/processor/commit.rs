@@ -69,7 +69,8 @@ pub(crate) async fn commit_loop(
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
 
     loop {
-        let (prefix, settled) = advance(&shard, &mut acks);
+        let finishing = *finish.borrow();
+        let (prefix, settled) = advance(&shard, &mut acks, finishing);
         let news = match shard.caps.acknowledge {
             // not below what an earlier ownership has committed: it is only a redelivery
             Acknowledge::Prefix => prefix > committed,
@@ -82,7 +83,6 @@ pub(crate) async fn commit_loop(
                 let_next_in(&shard);
             }
         }
-        let finishing = *finish.borrow();
         let now = Instant::now();
         if news {
             let enough = settled.saturating_sub(counted) >= most || acks.len() as u64 >= most;
@@ -206,8 +206,9 @@ fn let_next_in(shard: &Shard) {
         .committed(&shard.faults, |batch, index| !tracker.is_open(batch, index as usize));
 }
 
-/// Moves the settled prefix on, and collects what can be acknowledged one by one.
-fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>, u64) {
+/// Moves the settled prefix on, and collects what can be acknowledged one by one: with `last` also what nobody decided,
+/// and now nobody will.
+fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>, last: bool) -> (Option<Position>, u64) {
     let (prefix, settled) = {
         let mut tracker = shard.tracker();
         if !tracker.is_empty() {
@@ -218,13 +219,16 @@ fn advance(shard: &Shard, acks: &mut Vec<(Position, Ack)>) -> (Option<Position>,
                 }
                 Acknowledge::Each => {
                     let core = &shard.core;
-                    let new = tracker.collect(&mut history, |record, returns| {
+                    let new = tracker.collect(&mut history, last, |record, returns| {
                         shard.note_given_back(record);
                         core.return_delay(record.deliveries().max(returns))
                     });
                     let settled = new.iter().filter(|(_, ack)| ack.settles());
                     shard.note_come_again(settled.map(|(position, _)| position));
-                    acks.extend(new);
+                    match acks.is_empty() {
+                        true => *acks = new,
+                        false => acks.extend(new),
+                    }
                 }
             }
         }

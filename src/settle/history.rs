@@ -1,10 +1,11 @@
 //! How records count in the report: once a pipeline and process life, by their last fate, over all assignments
 //! of their shard, whatever comes again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Fate;
 use super::batch::Count;
+use super::positions::Positions;
 use crate::record::{Position, Record};
 
 /// Returned positions that are remembered to be counted once, a pipeline and shard.
@@ -70,13 +71,13 @@ pub(crate) struct History {
     /// The highest position that a pipeline has read, where positions order the shard.
     high: Vec<Option<Position>>,
     /// A pipeline's records that were given back, and count as returned.
-    returned: Vec<BTreeSet<Position>>,
+    returned: Vec<Positions>,
     /// A pipeline's records that are settled here and may come again: another pipeline gave them back, or the
     /// source has not confirmed that it heard of it.
-    again: Vec<BTreeSet<Position>>,
+    again: Vec<Positions>,
     /// A pipeline's records in flight, where positions do not order the shard: a source may give one again
     /// before it has heard of the first.
-    flying: Vec<BTreeSet<Position>>,
+    flying: Vec<Positions>,
     unordered: bool,
     /// How often a record was given back in this life, where they are acknowledged one by one: not every such
     /// source counts deliveries, and the wait between two of them must grow all the same.
@@ -89,9 +90,9 @@ impl History {
     pub(crate) fn new(pipelines: usize) -> Self {
         Self {
             high: vec![None; pipelines],
-            returned: vec![BTreeSet::new(); pipelines],
-            again: vec![BTreeSet::new(); pipelines],
-            flying: vec![BTreeSet::new(); pipelines],
+            returned: vec![Positions::default(); pipelines],
+            again: vec![Positions::default(); pipelines],
+            flying: vec![Positions::default(); pipelines],
             unordered: false,
             given_back: BTreeMap::new(),
             tallies: vec![Tally::default(); pipelines],
@@ -143,7 +144,7 @@ impl History {
                 Count::New
             };
             if !ordered && count != Count::Not {
-                flying.insert(position.clone());
+                flying.insert(position);
             }
             if ordered && high.is_none_or(|high| position > high) {
                 high = Some(position);
@@ -239,9 +240,9 @@ impl History {
     }
 }
 
-fn remember(positions: &mut BTreeSet<Position>, position: &Position) {
+fn remember(positions: &mut Positions, position: &Position) {
     if positions.len() == REMEMBERED {
         positions.pop_first();
     }
-    positions.insert(position.clone());
+    positions.insert(position);
 }

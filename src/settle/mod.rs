@@ -20,6 +20,7 @@ mod fate;
 mod handover;
 mod history;
 mod lane;
+mod positions;
 mod report;
 mod tracker;
 

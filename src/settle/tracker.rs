@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Batch, Fate, History, LaneBatch, Tally};
 use crate::record::{Position, Record, Timestamp};
@@ -272,11 +273,13 @@ impl Tracker {
     }
 
     /// Collects what can be acknowledged one by one. `again` gives the delay of a returned record, by how often it
-    /// has been returned in this life.
+    /// has been returned in this life. With `last` nobody decides any more, and what is open is given back without a
+    /// delay: somebody else may have it, and need not wait until its lease is over.
     pub(crate) fn collect(
         &mut self,
         history: &mut History,
-        mut again: impl FnMut(&Record, u32) -> std::time::Duration,
+        last: bool,
+        mut again: impl FnMut(&Record, u32) -> Duration,
     ) -> Vec<(Position, Ack)> {
         let mut acks = Vec::new();
         let mut position = 0;
@@ -284,6 +287,9 @@ impl Tracker {
             let entry = &mut self.entries[position];
             // for what it does to the order of memory: whoever closes a record after this tells the shard
             entry.is_through();
+            if entry.lanes.iter().all(|lane| lane.open() == 0) {
+                acks.reserve(entry.len() - entry.acks);
+            }
             for index in 0..entry.len() {
                 if entry.acked[index] {
                     continue;
@@ -295,13 +301,14 @@ impl Tracker {
                         _ => None,
                     };
                 }
-                let Some(fate) = worst else { continue };
+                let Some(fate) = worst.or(last.then_some(Fate::Returned)) else { continue };
                 let record = &entry.batch.records[index];
                 let ack = match fate {
                     Fate::Returned => {
                         let returns = entry.lanes.iter().map(|lane| lane.returns(index)).collect();
                         let times = history.give_back(record.position(), returns);
-                        Ack::Again { after: again(record, times) }
+                        let after = again(record, times);
+                        Ack::Again { after: if worst.is_some() { after } else { Duration::ZERO } }
                     }
                     Fate::Faulted => Ack::Faulted,
                     Fate::Done | Fate::Filtered => Ack::Done,

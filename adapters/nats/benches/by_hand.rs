@@ -15,8 +15,8 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -31,7 +31,6 @@ use streambreaker_nats::async_nats::jetstream::stream::StorageType;
 use streambreaker_nats::{NatsSink, NatsSource, Publication, async_nats};
 use support::{Server, stream};
 
-const MESSAGES: u64 = 300_000;
 const ROUNDS: usize = 9;
 const BODY: usize = 200;
 const IN_FLIGHT: usize = 500;
@@ -39,6 +38,12 @@ const IN_FLIGHT: usize = 500;
 const PULL: usize = 2_000;
 /// Messages delivered and not acknowledged.
 const PENDING: usize = 4 * PULL;
+
+fn number(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().expect("a number"))
+}
+
+static MESSAGES: LazyLock<u64> = LazyLock::new(|| number("MESSAGES", 300_000) as u64);
 
 fn body() -> bytes::Bytes {
     bytes::Bytes::from(vec![b'x'; BODY])
@@ -75,12 +80,12 @@ async fn source_by_hand(context: &Context, name: &str) -> Duration {
     let began = Instant::now();
     let mut messages = consumer.stream().max_messages_per_batch(PULL).messages().await.unwrap();
     let mut bytes = 0;
-    for _ in 0..MESSAGES {
+    for _ in 0..*MESSAGES {
         let message = messages.next().await.unwrap().unwrap();
         bytes += message.payload.len();
         message.ack().await.unwrap();
     }
-    assert_eq!(bytes as u64, MESSAGES * BODY as u64);
+    assert_eq!(bytes as u64, *MESSAGES * BODY as u64);
     settled(&mut consumer).await;
     began.elapsed()
 }
@@ -102,7 +107,7 @@ async fn source_of_ours(context: &Context, name: &str) -> Duration {
             let (seen, ready) = (seen.clone(), ready.clone());
             flow.inspect(move |record| {
                 let size = record.payload().len() as u64;
-                if seen.fetch_add(size, Ordering::Relaxed) + size == MESSAGES * BODY as u64 {
+                if seen.fetch_add(size, Ordering::Relaxed) + size == *MESSAGES * BODY as u64 {
                     ready.notify_one();
                 }
             })
@@ -116,14 +121,14 @@ async fn source_of_ours(context: &Context, name: &str) -> Duration {
     let took = began.elapsed();
     trigger.pull();
     let report = run.await.unwrap().unwrap();
-    assert_eq!((report.pipelines["all"].done, report.unsettled()), (MESSAGES, 0), "{report}");
+    assert_eq!((report.pipelines["all"].done, report.unsettled()), (*MESSAGES, 0), "{report}");
     took
 }
 
 async fn sink_by_hand(context: &Context, name: &str) -> Duration {
     let began = Instant::now();
     let mut acks = FuturesUnordered::new();
-    for n in 0..MESSAGES {
+    for n in 0..*MESSAGES {
         if acks.len() == IN_FLIGHT {
             let ack: Result<_, async_nats::jetstream::context::PublishError> =
                 acks.next().await.unwrap();
@@ -142,7 +147,7 @@ async fn sink_by_hand(context: &Context, name: &str) -> Duration {
 async fn sink_of_ours(context: &Context, name: &str) -> Duration {
     let sink = NatsSink::open(context.clone(), "COPIES").await.unwrap().in_flight(IN_FLIGHT / 2);
     let input = memory::Stream::new("numbers", 1);
-    for _ in 0..MESSAGES {
+    for _ in 0..*MESSAGES {
         input.push(body());
     }
     input.close();
@@ -172,7 +177,7 @@ async fn sink_of_ours(context: &Context, name: &str) -> Duration {
     let began = Instant::now();
     let report = processor.run(Shutdown::never()).await.unwrap();
     let took = began.elapsed();
-    assert_eq!((report.pipelines["all"].done, report.unsettled()), (MESSAGES, 0), "{report}");
+    assert_eq!((report.pipelines["all"].done, report.unsettled()), (*MESSAGES, 0), "{report}");
     took
 }
 
@@ -191,7 +196,7 @@ impl Rounds {
             let at = |part: usize| values[(values.len() - 1) * part / 4];
             (at(1), at(2), at(3))
         };
-        let rate = |seconds: &[f64]| MESSAGES as f64 / median(seconds).1;
+        let rate = |seconds: &[f64]| *MESSAGES as f64 / median(seconds).1;
         let ratios: Vec<f64> =
             self.hand.iter().zip(&self.ours).map(|(hand, ours)| hand / ours).collect();
         let (low, middle, high) = median(&ratios);
@@ -201,6 +206,29 @@ impl Rounds {
             rate(&self.ours),
         );
     }
+}
+
+/// The time of processors that this process has had, without the server's; 0 where nothing tells.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // behind the name, which may hold anything: the 12th and 13th, in hundredths of a second
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    Duration::from_millis(fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
+/// One side, once: for a tool that counts instructions.
+async fn once(context: &Context, only: &str) {
+    let before = cpu();
+    let took = match only {
+        // what the others do as well, before they begin
+        "fill" => Duration::ZERO,
+        "source-by-hand" => source_by_hand(context, "once").await,
+        "source" => source_of_ours(context, "once").await,
+        "sink-by-hand" => sink_by_hand(context, "once").await,
+        "sink" => sink_of_ours(context, "once").await,
+        _ => panic!("ONLY is fill, source, source-by-hand, sink or sink-by-hand"),
+    };
+    println!("{only}: {} messages in {took:?}, own {:?}", *MESSAGES, cpu() - before);
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -213,7 +241,7 @@ async fn main() {
     create_stream(&context, "ORDERS").await;
     create_stream(&context, "COPIES").await;
     let mut acks = FuturesUnordered::new();
-    for _ in 0..MESSAGES {
+    for _ in 0..*MESSAGES {
         acks.push(std::future::IntoFuture::into_future(
             context.publish("orders.n", body()).await.unwrap(),
         ));
@@ -224,8 +252,10 @@ async fn main() {
     while let Some(ack) = acks.next().await {
         ack.unwrap();
     }
-    let rounds: usize =
-        std::env::var("ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    if let Ok(only) = std::env::var("ONLY") {
+        return once(&context, &only).await;
+    }
+    let rounds = number("ROUNDS", ROUNDS);
     let mut source = Rounds::default();
     for round in 0..rounds {
         for turn in [round, round + 1] {
@@ -247,7 +277,7 @@ async fn main() {
                 0 => sink.hand.push(sink_by_hand(&context, &name).await.as_secs_f64()),
                 _ => sink.ours.push(sink_of_ours(&context, &name).await.as_secs_f64()),
             }
-            assert_eq!(copies.get_info().await.unwrap().state.messages, MESSAGES);
+            assert_eq!(copies.get_info().await.unwrap().state.messages, *MESSAGES);
             copies.purge().await.unwrap();
         }
     }

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use streambreaker::Position;
 use streambreaker::source::{self, Ack, CommitError, Settled};
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use crate::error::Trouble;
@@ -46,9 +47,15 @@ impl NatsAcker {
         if shared.client.connection_state() != State::Connected {
             return Err(CommitError::transient(Trouble::Disconnected));
         }
-        for (reply, kind) in acks {
-            shared.client.publish(reply, kind).await.map_err(CommitError::transient)?;
-        }
+        // as many as there are to be sent, and the client takes: not as many as the runtime's budget for a turn, of which
+        // the reader needs its part
+        unconstrained(async {
+            for (reply, kind) in acks {
+                shared.client.publish(reply, kind).await.map_err(CommitError::transient)?;
+            }
+            Ok::<_, CommitError>(())
+        })
+        .await?;
         let request = Request::new().payload(kind);
         shared.client.send_request(last, request).await.map_err(CommitError::transient)?;
         if shared.connects() != connects {
@@ -74,10 +81,7 @@ impl source::Acker for NatsAcker {
             return Err(CommitError::transient("JetStream acknowledges one by one"));
         };
         let lane = self.lane();
-        let acks = settled
-            .iter()
-            .filter_map(|(position, ack)| Some((lane.reply(position)?, kind_of(*ack))))
-            .collect();
+        let acks = lane.replies(settled.iter().map(|(position, ack)| (position, kind_of(*ack))));
         self.send(acks).await?;
         lane.close(settled.iter().map(|(position, _)| position));
         Ok(())
@@ -87,11 +91,12 @@ impl source::Acker for NatsAcker {
         // what was delivered and cannot be read for want of room is held as well
         if let Ok(mut pump) = self.shared.pump.try_lock() {
             pump.take_in_what_is_there(&self.shared);
+            pump.tell(&self.shared);
         }
         let lane = self.lane();
-        let held = held.iter().filter_map(|position| lane.reply(position));
-        let acks =
-            held.chain(lane.unread()).map(|reply| (reply, AckKind::Progress.into())).collect();
+        let progress = Bytes::from(AckKind::Progress);
+        let mut acks = lane.replies(held.iter().map(|position| (position, progress.clone())));
+        acks.extend(lane.unread().into_iter().map(|reply| (reply, progress.clone())));
         self.send(acks).await
     }
 

@@ -1,5 +1,6 @@
 //! What can be wrong with what a source or a sink is told to use, and what to change.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -8,7 +9,9 @@ use async_nats::jetstream::stream::ConsumerErrorKind;
 use streambreaker::BoxError;
 
 /// Why a source or a sink could not be opened. Nothing was created that was not asked for.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` is `Display` with all causes: it is what `main` and `unwrap` print, and it is written for people.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// Nothing answers JetStream's requests.
@@ -28,7 +31,8 @@ pub enum OpenError {
     },
     /// There is no such stream.
     #[error(
-        "there is no stream `{stream}`: create it with `nats stream add {stream}`, or ask for it with `.create_stream(..)`"
+        "there is no stream `{stream}`: create it with `nats stream add {stream} --subjects '…' --defaults` or with \
+         `Context::create_stream`; a source creates it where it is asked to, with `.create_stream(..)`"
     )]
     NoStream {
         /// The stream that was named.
@@ -36,8 +40,8 @@ pub enum OpenError {
     },
     /// No stream takes what is published to a subject.
     #[error(
-        "no stream takes the subject `{subject}`: create one with `nats stream add --subjects '{subject}'`, or add it \
-         to the `subjects` of one that there is"
+        "no stream takes the subject `{subject}`: create one with `nats stream add NAME --subjects '{subject}' --defaults` or \
+         with `Context::create_stream`, or add it to the `subjects` of one that there is"
     )]
     NoSubject {
         /// The subject that was named.
@@ -46,7 +50,8 @@ pub enum OpenError {
     /// There is no such consumer.
     #[error(
         "the stream `{stream}` has no consumer `{consumer}`: create it with \
-         `nats consumer add {stream} {consumer} --pull --ack explicit --max-deliver -1`, or ask for it with `.create(..)`"
+         `nats consumer add {stream} {consumer} --pull --ack explicit --max-deliver -1 --defaults`, or ask for it with \
+         `.create(..)`"
     )]
     NoConsumer {
         /// Its stream.
@@ -149,6 +154,15 @@ impl OpenError {
             ) => Some(Self::NoJetStream),
             _ => None,
         }
+    }
+}
+
+impl fmt::Debug for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut causes =
+            std::iter::successors(std::error::Error::source(self), |error| error.source());
+        causes.try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 

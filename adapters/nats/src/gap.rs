@@ -109,7 +109,6 @@ mod tests {
             deliveries: 1,
             pending,
             arrival: streambreaker::Timestamp::default(),
-            reply: "r".into(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The lanes of a consumer: which record goes to which, and what waits there.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +9,8 @@ use streambreaker::source::{Behind, Read, Room};
 use streambreaker::{Position, Record, ShardId};
 use tokio::sync::Notify;
 
-use crate::record::{Delivered, Item};
+use crate::open::Open;
+use crate::record::Delivered;
 
 /// By what the records of a consumer are distributed over its lanes, so that those that belong together stay in
 /// order.
@@ -50,15 +51,17 @@ pub(crate) struct Lane {
 #[derive(Default)]
 struct State {
     /// Delivered, and not yet read.
-    ready: VecDeque<Item>,
+    ready: VecDeque<Record>,
     bytes: usize,
     gaps: VecDeque<(u64, u64)>,
+    /// What was pending behind the last of `ready` when it was delivered.
+    behind: u64,
     /// What was heard to be pending, and not yet told.
     pending: Option<u64>,
     /// What the reader was last told.
     told: Option<u64>,
-    /// Where what is delivered and not settled is to be acknowledged, by position.
-    open: BTreeMap<u64, Subject>,
+    /// Where what is delivered and not settled is to be acknowledged.
+    open: Open,
 }
 
 impl Lane {
@@ -70,13 +73,14 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what was delivered.
-    pub(crate) fn push(&self, item: Item) {
+    /// Takes in what was delivered, to be acknowledged at `reply`.
+    pub(crate) fn push(&self, record: Record, delivered: &Delivered, reply: Subject) {
         let mut state = self.lock();
-        state.bytes += item.record.size();
+        state.bytes += record.size();
+        state.behind = delivered.pending;
         // a later delivery is acknowledged in place of an earlier one
-        state.open.insert(item.delivered.sequence, item.delivered.reply.clone());
-        state.ready.push_back(item);
+        state.open.insert(delivered.sequence, reply);
+        state.ready.push_back(record);
     }
 
     /// Records and bytes that wait to be read.
@@ -111,46 +115,47 @@ impl Lane {
         if let Some((from, to)) = state.gaps.pop_front() {
             return Some(Read::Gap { from: Position::from(from), to: Position::from(to) });
         }
-        let mut records = Vec::with_capacity(room.records.min(state.ready.len()));
-        let mut bytes = 0usize;
-        let mut pending = state.pending.take();
-        while let Some(item) = state.ready.front() {
-            let size = item.record.size();
-            let full = records.len() >= room.records || bytes.saturating_add(size) > room.bytes;
-            // one that is larger than the room comes alone
-            if full && !records.is_empty() {
-                break;
-            }
-            let Some(Item { record, delivered }) = state.ready.pop_front() else { break };
-            bytes = bytes.saturating_add(size);
-            pending = Some(delivered.pending);
-            records.push(record);
-        }
-        state.bytes -= bytes.min(state.bytes);
-        let pending = pending?;
-        state.told = Some(pending);
+        let pending = state.pending.take();
+        let records = state.take(room);
         // what is pending is pending for all lanes: nobody knows for which
-        let share = pending.div_ceil(lanes as u64).max(state.ready.len() as u64);
+        let left = state.ready.len() as u64;
+        let pending = match records.is_empty() {
+            true => pending?,
+            false => state.behind + left,
+        };
+        state.told = Some(pending);
+        let share = pending.div_ceil(lanes as u64).max(left);
         Some(Read::Records { records, behind: Behind::records(share) })
     }
 
-    /// Where this is to be acknowledged; `None` if it is settled.
-    pub(crate) fn reply(&self, position: &Position) -> Option<Subject> {
-        position.as_u64().and_then(|sequence| self.lock().open.get(&sequence).cloned())
+    /// Where each of these is to be acknowledged, but for what is settled.
+    pub(crate) fn replies<'a, T>(
+        &self,
+        positions: impl ExactSizeIterator<Item = (&'a Position, T)>,
+    ) -> Vec<(Subject, T)> {
+        let state = self.lock();
+        let mut replies = Vec::with_capacity(positions.len());
+        let mut next = 0;
+        for (position, what) in positions {
+            let reply = position.as_u64().and_then(|sequence| state.open.get(sequence, &mut next));
+            if let Some(reply) = reply {
+                replies.push((reply.clone(), what));
+            }
+        }
+        replies
     }
 
     /// Settled: not to be acknowledged any more.
     pub(crate) fn close<'a>(&self, positions: impl Iterator<Item = &'a Position>) {
-        let mut state = self.lock();
-        for sequence in positions.filter_map(Position::as_u64) {
-            state.open.remove(&sequence);
-        }
+        self.lock().open.close(positions.filter_map(Position::as_u64));
     }
 
     /// What was delivered and not yet read: it is held all the same.
     pub(crate) fn unread(&self) -> Vec<Subject> {
         let state = self.lock();
-        state.ready.iter().map(|item| item.delivered.reply.clone()).collect()
+        let unread = state.ready.iter().filter_map(|record| record.position().as_u64());
+        let mut next = 0;
+        unread.filter_map(|sequence| state.open.get(sequence, &mut next).cloned()).collect()
     }
 
     /// Gives up: what was delivered and is not settled, and from now on nothing is.
@@ -158,7 +163,27 @@ impl Lane {
         let mut state = self.lock();
         state.ready.clear();
         state.bytes = 0;
-        std::mem::take(&mut state.open).into_values().collect()
+        std::mem::take(&mut state.open).into_replies()
+    }
+}
+
+impl State {
+    /// As many records as there is room for; one that is larger comes alone.
+    fn take(&mut self, room: Room) -> Vec<Record> {
+        if self.ready.len() <= room.records && self.bytes <= room.bytes {
+            self.bytes = 0;
+            return std::mem::take(&mut self.ready).into();
+        }
+        let (mut count, mut bytes) = (0, 0usize);
+        for record in self.ready.iter().take(room.records.max(1)) {
+            let with = bytes.saturating_add(record.size());
+            if count > 0 && with > room.bytes {
+                break;
+            }
+            (count, bytes) = (count + 1, with);
+        }
+        self.bytes -= bytes.min(self.bytes);
+        self.ready.drain(..count).collect()
     }
 }
 
@@ -169,30 +194,20 @@ impl fmt::Debug for Lane {
     }
 }
 
-impl Item {
-    pub(crate) fn new(record: Record, delivered: Delivered) -> Self {
-        Self { record, delivered }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn item(sequence: u64, pending: u64, payload: &str) -> Item {
+    fn push(lane: &Lane, sequence: u64, pending: u64, payload: &str) {
         let record = Record::new("s", "0", Position::from(sequence), payload.to_owned());
-        let reply = Subject::from(format!("ack.{sequence}"));
-        Item::new(
-            record,
-            Delivered {
-                sequence,
-                consumer_sequence: sequence,
-                deliveries: 1,
-                pending,
-                arrival: streambreaker::Timestamp::default(),
-                reply,
-            },
-        )
+        let delivered = Delivered {
+            sequence,
+            consumer_sequence: sequence,
+            deliveries: 1,
+            pending,
+            arrival: streambreaker::Timestamp::default(),
+        };
+        lane.push(record, &delivered, Subject::from(format!("ack.{sequence}")));
     }
 
     fn take(lane: &Lane, records: usize, bytes: usize) -> Option<(Vec<u64>, Behind)> {
@@ -208,7 +223,7 @@ mod tests {
     fn o7_a_read_keeps_to_its_room_and_a_larger_record_comes_alone() {
         let lane = Lane::new("0".into());
         for (sequence, payload) in [(1, "aa"), (2, "bb"), (3, "a very large one"), (4, "dd")] {
-            lane.push(item(sequence, 4 - sequence, payload));
+            push(&lane, sequence, 4 - sequence, payload);
         }
         assert_eq!(take(&lane, 1, 100), Some((vec![1], Behind::records(3))));
         assert_eq!(take(&lane, 9, 5), Some((vec![2], Behind::records(2))));

@@ -14,6 +14,7 @@ mod acker;
 mod error;
 mod gap;
 mod lane;
+mod open;
 mod pull;
 mod reader;
 mod record;

@@ -19,12 +19,13 @@ use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use futures::{FutureExt, StreamExt};
 use streambreaker::source::{Room, SourceError, shard_of};
 use tokio::sync::Mutex;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 
 use crate::error::Trouble;
 use crate::gap::Gaps;
 use crate::lane::{Lane, LaneBy};
-use crate::record::{Delivered, Item};
+use crate::record::Delivered;
 
 /// How long the server keeps a pull request.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -36,6 +37,10 @@ const TICK: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long nothing comes, until it is taken that nothing is on its way.
 const QUIET: Duration = Duration::from_millis(100);
+/// How long it is waited for more to come with what has come, where more is known to be under way.
+const GATHER: Duration = Duration::from_millis(1);
+/// Records that are worth a read of their own: with fewer the reads cost as much as the records.
+const WORTH: usize = 64;
 /// How often it is asked again while something is.
 const ASK: Duration = Duration::from_secs(2);
 /// Requests that the server may still have, until no more is asked for before all have come: it does not say when one
@@ -130,6 +135,10 @@ pub(crate) struct Pump {
     alone: bool,
     /// Whether anything came since the last request.
     came: bool,
+    /// Which lanes have got something, and are not yet told.
+    told: Vec<bool>,
+    /// What was pending behind the last record.
+    pending: u64,
     /// Whether anything came since the server was last asked what is pending.
     news: bool,
     /// Whether the consumer may be gone.
@@ -174,6 +183,8 @@ impl Pump {
             size: 0,
             alone: false,
             came: false,
+            told: Vec::new(),
+            pending: 0,
             news: true,
             doubt: false,
             connects: 0,
@@ -193,6 +204,7 @@ impl Pump {
     /// # Cancel safety
     /// Cancel-safe: what has come is in its lane before anything else is waited for.
     pub(crate) async fn turn(&mut self, shared: &Shared, room: Room) -> Result<bool, SourceError> {
+        self.tell(shared); // of what came in a turn that was dropped
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
@@ -201,6 +213,7 @@ impl Pump {
         }
         if shared.client.connection_state() != State::Connected {
             self.take_in_what_is_there(shared);
+            self.tell(shared);
             if !std::mem::replace(&mut self.complained, true) {
                 return Err(SourceError::transient(Trouble::Disconnected));
             }
@@ -230,7 +243,15 @@ impl Pump {
         };
         let Some(inbox) = &mut self.inbox else { return Ok(true) };
         match timeout(wait, inbox.subscriber.next()).await {
-            Ok(Some(first)) => self.take_in(shared, first),
+            Ok(Some(first)) => {
+                let count = self.take_in(shared, first);
+                // while the reader is awake each record would be a read, and wake a lane, by itself
+                if count < WORTH && self.credit >= WORTH && self.pending > 0 {
+                    tokio::time::sleep(GATHER).await;
+                    self.take_in_what_is_there(shared);
+                }
+                self.tell(shared);
+            }
             Ok(None) => return Err(SourceError::fatal(Trouble::Closed)),
             Err(_) => self.idle(shared).await?,
         }
@@ -335,36 +356,50 @@ impl Pump {
         Ok(())
     }
 
-    /// Takes in a message, and all that came with it.
-    pub(crate) fn take_in(&mut self, shared: &Shared, first: Message) {
+    /// Takes in a message, and all that came with it; how many. The lanes are not yet told.
+    fn take_in(&mut self, shared: &Shared, first: Message) -> usize {
         self.heard = Instant::now();
-        let mut told = vec![false; shared.lanes.len()];
+        self.told.resize(shared.lanes.len(), false);
         let mut next = Some(first);
+        let mut count = 0;
         while let Some(message) = next {
+            count += 1;
             match message.status {
-                None | Some(StatusCode::OK) => self.deliver(shared, message, &mut told),
+                None | Some(StatusCode::OK) => self.deliver(shared, message),
                 Some(status) => self.hear(shared, status, &message),
             }
-            next = self
-                .inbox
-                .as_mut()
-                .and_then(|inbox| inbox.subscriber.next().now_or_never().flatten());
+            next = self.next_that_is_there();
         }
-        for (lane, _) in shared.lanes.iter().zip(told).filter(|(_, told)| *told) {
-            lane.news.notify_one();
-        }
+        count
+    }
+
+    /// The next message that has come already. Bounded by what was asked for: so it need not heed the runtime's budget
+    /// for a turn, which would make reads of 128.
+    fn next_that_is_there(&mut self) -> Option<Message> {
+        let subscriber = &mut self.inbox.as_mut()?.subscriber;
+        unconstrained(subscriber.next()).now_or_never().flatten()
     }
 
     /// Takes in what has come already, without waiting.
     pub(crate) fn take_in_what_is_there(&mut self, shared: &Shared) {
-        let there = self.inbox.as_mut().and_then(|inbox| inbox.subscriber.next().now_or_never());
-        if let Some(Some(message)) = there {
+        if let Some(message) = self.next_that_is_there() {
             self.take_in(shared, message);
         }
     }
 
-    fn deliver(&mut self, shared: &Shared, message: Message, told: &mut [bool]) {
-        let Some(delivered) = message.reply.as_ref().and_then(Delivered::of) else {
+    /// Tells the lanes that have got something.
+    pub(crate) fn tell(&mut self, shared: &Shared) {
+        for (lane, told) in shared.lanes.iter().zip(&mut self.told) {
+            if std::mem::take(told) {
+                lane.news.notify_one();
+            }
+        }
+    }
+
+    fn deliver(&mut self, shared: &Shared, mut message: Message) {
+        let reply = message.reply.take();
+        let read = reply.and_then(|reply| Some((Delivered::of(&reply)?, reply)));
+        let Some((delivered, reply)) = read else {
             tracing::warn!(
                 target: "streambreaker::source",
                 stream = %shared.stream, subject = %message.subject,
@@ -390,8 +425,9 @@ impl Pump {
         };
         let shard = &shared.lanes[lane].shard;
         let record = delivered.record(&shared.stream, shard, message);
-        shared.lanes[lane].push(Item::new(record, delivered));
-        told[lane] = true;
+        self.pending = delivered.pending;
+        shared.lanes[lane].push(record, &delivered, reply);
+        self.told[lane] = true;
     }
 
     /// What the server says of a request.
@@ -475,11 +511,14 @@ impl Pump {
         while self.credit > 0 {
             let Some(inbox) = &mut self.inbox else { break };
             match timeout(QUIET, inbox.subscriber.next()).await {
-                Ok(Some(message)) => self.take_in(shared, message),
+                Ok(Some(message)) => {
+                    self.take_in(shared, message);
+                }
                 Ok(None) | Err(_) => break,
             }
         }
         self.take_in_what_is_there(shared);
+        self.tell(shared);
         self.inbox = None;
         // an answer says that the server has heard of it: else it would give what is given back to this one again
         let _ = shared.examine().await;

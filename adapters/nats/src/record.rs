@@ -9,7 +9,7 @@ use bytes::Bytes;
 use streambreaker::{Headers, Position, Record, ShardId, Timestamp};
 
 /// What the server says of a delivery, in the subject that it is to be acknowledged on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delivered {
     /// Its sequence in the stream: the same in every delivery.
     pub(crate) sequence: u64,
@@ -20,43 +20,42 @@ pub(crate) struct Delivered {
     /// What waited behind it then, of what the consumer filters for.
     pub(crate) pending: u64,
     pub(crate) arrival: Timestamp,
-    /// Where it is to be acknowledged.
-    pub(crate) reply: Subject,
-}
-
-/// A message, read.
-#[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) record: Record,
-    pub(crate) delivered: Delivered,
 }
 
 impl Delivered {
     /// Reads the subject that a message is to be acknowledged on; `None` for what is not a message of a consumer.
     ///
-    /// Read here and not by the client, whose type of time depends on a feature that somebody else may turn on.
+    /// Read here and not by the client, whose type of time depends on a feature that somebody else may turn on. By bytes,
+    /// as it is done for every message: to split the text costs three times as much.
     pub(crate) fn of(reply: &Subject) -> Option<Self> {
-        let mut tokens = [""; 12];
+        let text = reply.as_bytes().strip_prefix(b"$JS.ACK.")?;
+        // where each token ends
+        let mut ends = [0; 12];
         let mut count = 0;
-        for (token, place) in reply.strip_prefix("$JS.ACK.")?.split('.').zip(&mut tokens) {
-            *place = token;
-            count += 1;
+        for (at, byte) in text.iter().enumerate() {
+            if *byte == b'.' {
+                if let Some(end) = ends.get_mut(count) {
+                    *end = at;
+                }
+                count += 1;
+            }
+        }
+        if let Some(end) = ends.get_mut(count) {
+            *end = text.len();
         }
         // newer servers put domain and account in front: domain, account, stream, consumer, then the numbers
-        let numbers = match count {
-            7 => &tokens[2..7],
-            9.. => &tokens[4..9],
+        let first = match count + 1 {
+            7 => 2,
+            9.. => 4,
             _ => return None,
         };
-        let number = |n: usize| numbers[n].parse::<u64>().ok();
-        let nanos: i64 = numbers[3].parse().ok()?;
+        let number = |n: usize| decimal(text.get(ends[first + n - 1] + 1..ends[first + n])?);
         Some(Self {
             deliveries: u32::try_from(number(0)?.max(1)).unwrap_or(u32::MAX),
             sequence: number(1)?,
             consumer_sequence: number(2)?,
-            arrival: Timestamp::from_micros(nanos.div_euclid(1_000)),
+            arrival: Timestamp::from_micros(i64::try_from(number(3)? / 1_000).ok()?),
             pending: number(4)?,
-            reply: reply.clone(),
         })
     }
 
@@ -76,6 +75,17 @@ impl Delivered {
         }
         record
     }
+}
+
+/// A number of digits alone, of 64 bits.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number.checked_mul(10)?.checked_add(u64::from(digit))).flatten()
+    })
 }
 
 /// The headers by name, the values of a name in their order. The client keeps no order between names.
@@ -103,7 +113,17 @@ mod tests {
             assert_eq!((delivered.consumer_sequence, delivered.pending), (21, 5));
             assert_eq!(delivered.arrival.as_micros(), 1_700_000_000_123_456);
         }
-        for other in ["$JS.ACK.ORDERS", "_INBOX.a.b", "$JS.ACK.a.b.x.1.1.1.1"] {
+        let others = [
+            "$JS.ACK.ORDERS",
+            "_INBOX.a.b",
+            "$JS.ACK.",
+            "$JS.ACK.a.b.x.1.1.1.1",
+            "$JS.ACK.a.b.1.1.1..1",
+            "$JS.ACK.a.b.1.1.1.1.18446744073709551616",
+            "$JS.ACK.a.b.1.1.1.1.+1",
+            "$JS.ACK.a.b.1.1.1.1.1.1",
+        ];
+        for other in others {
             assert_eq!(Delivered::of(&Subject::from(other)), None);
         }
     }

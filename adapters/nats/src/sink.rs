@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{GetStreamByNameErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::{HeaderMap, HeaderValue, Subject};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -26,7 +27,9 @@ const MSG_ID: &str = "Nats-Msg-Id";
 /// `Debug` shows the subject and sizes, neither headers nor payload.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Publication {
-    subject: String,
+    subject: Subject,
+    /// Not among the headers: they are made when it is sent, and most often it is all there is.
+    id: Option<HeaderValue>,
     headers: HeaderMap,
     payload: Bytes,
 }
@@ -38,14 +41,19 @@ impl Publication {
     /// # Panics
     /// When the id holds a line end, which no header can.
     pub fn new(subject: impl Into<String>, id: impl AsRef<str>, payload: impl Into<Bytes>) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(MSG_ID, id.as_ref());
-        Self { subject: subject.into(), headers, payload: payload.into() }
+        let mut publication = Self::without_id(subject, payload);
+        publication.id = Some(HeaderValue::from(id.as_ref()));
+        publication
     }
 
     /// A message without an id: published twice, it is there twice.
     pub fn without_id(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        Self { subject: subject.into(), headers: HeaderMap::new(), payload: payload.into() }
+        Self {
+            subject: Subject::from(subject.into()),
+            id: None,
+            headers: HeaderMap::new(),
+            payload: payload.into(),
+        }
     }
 
     /// With one header more.
@@ -54,7 +62,11 @@ impl Publication {
     /// When name or value hold what no header can (a line end; a colon in the name).
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        self.headers.append(name, value);
+        if self.id.is_none() && name == MSG_ID {
+            self.id = Some(HeaderValue::from(value));
+        } else {
+            self.headers.append(name, value);
+        }
         self
     }
 
@@ -70,14 +82,13 @@ impl Publication {
 
     /// Bytes that the server counts: headers and payload.
     fn size(&self) -> usize {
-        let headers: usize = self
+        let line = |name: &str, value: &HeaderValue| name.len() + value.as_str().len() + 4;
+        let id = self.id.as_ref().map_or(0, |id| line(MSG_ID, id));
+        let values = self
             .headers
             .iter()
-            .flat_map(|(name, values)| {
-                let name: &str = name.as_ref();
-                values.iter().map(move |value| name.len() + value.as_str().len() + 4)
-            })
-            .sum();
+            .flat_map(|(name, values)| values.iter().map(move |value| line(name.as_ref(), value)));
+        let headers = id + values.sum::<usize>();
         // `NATS/1.0` and the empty line, where there are any
         self.payload.len() + headers + if headers > 0 { 12 } else { 0 }
     }
@@ -89,7 +100,7 @@ impl fmt::Debug for Publication {
             f,
             "Publication({}, {} headers, {} bytes)",
             self.subject,
-            self.headers.len(),
+            self.headers.len() + usize::from(self.id.is_some()),
             self.payload.len()
         )
     }
@@ -139,11 +150,14 @@ impl NatsSink {
         outcomes: &mut Outcomes<'_>,
     ) {
         let mut acks = FuturesUnordered::new();
-        for (index, Publication { subject, headers, payload }) in messages.enumerate() {
+        for (index, Publication { subject, id, mut headers, payload }) in messages.enumerate() {
             if !is_literal(&subject) {
                 // the server would drop some of these without a word
                 outcomes.reject(index, "not a subject that can be published to");
                 continue;
+            }
+            if let Some(id) = id {
+                headers.insert(NATS_MESSAGE_ID, id);
             }
             let mut message = PublishMessage::build().payload(payload);
             if !headers.is_empty() {

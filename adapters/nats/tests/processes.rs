@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -22,6 +22,8 @@ use support::*;
 const ALL: u64 = 4_000;
 const ADDRESS: &str = "STREAMBREAKER_TEST_SERVER";
 const NAME: &str = "STREAMBREAKER_TEST_WORKER";
+/// The number that kills a worker.
+const POISON: &str = "STREAMBREAKER_TEST_POISON";
 
 /// A processor in a process of its own, which writes each number to `effects.<its name>`, runs until its input is closed, and
 /// prints what it has to report.
@@ -30,6 +32,7 @@ const NAME: &str = "STREAMBREAKER_TEST_WORKER";
 fn worker() {
     let address: SocketAddr = std::env::var(ADDRESS).unwrap().parse().unwrap();
     let name = std::env::var(NAME).unwrap();
+    let poison: Option<u64> = std::env::var(POISON).ok().map(|number| number.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let context = context(address).await;
@@ -46,11 +49,18 @@ fn worker() {
             .build()
             .unwrap();
         let (trigger, shutdown) = Shutdown::by_hand();
-        let processor = numbers(source, memory::faults())
-            .in_flight(300, 8 << 20)
+        let faults = memory::faults();
+        let mut builder = numbers(source, faults.clone()).in_flight(300, 8 << 20);
+        if poison.is_some() {
+            builder = builder.max_deliveries(3);
+        }
+        let processor = builder
             .pipeline("all", move |flow| {
                 let (context, subject) = (context.clone(), subject.clone());
                 flow.json::<u64>().parallel(16, &effects, async move |n: &Event<u64>| {
+                    if Some(**n) == poison {
+                        std::process::abort();
+                    }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     let ack = context.publish(subject.clone(), n.to_string().into()).await;
                     ack.transient()?.await.transient()?;
@@ -71,6 +81,7 @@ fn worker() {
             "done": all.done,
             "redelivered": all.redelivered,
             "faulted": all.faulted,
+            "classes": faults.events().iter().map(|f| f.class.to_string()).collect::<Vec<_>>(),
             "unsettled": report.unsettled(),
         });
         println!("\nREPORT {said}");
@@ -81,15 +92,25 @@ struct Worker(Child);
 
 impl Worker {
     fn start(server: &Server, name: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
+        Self::with(server, name, None)
+    }
+
+    fn with(server: &Server, name: &str, poison: Option<u64>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["worker", "--exact", "--ignored", "--nocapture"])
             .env(ADDRESS, server.address().to_string())
             .env(NAME, name)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self(child)
+            .stdout(Stdio::piped());
+        if let Some(poison) = poison {
+            command.env(POISON, poison.to_string());
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    fn is_dead(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
     }
 
     fn kill(&mut self) {
@@ -173,4 +194,34 @@ async fn s6_processes_share_a_consumer_one_is_killed_and_one_added() {
         .count();
     assert!(twice <= open, "{twice} had their effect more than once");
     assert!(by_the_living as u64 <= again, "{by_the_living} of the living, {again} came again");
+}
+
+#[tokio::test]
+async fn i10_a_record_that_kills_its_process_is_faulted_after_max_deliveries() {
+    const ALL: u64 = 100;
+    let server = Server::start();
+    let context = server.context().await;
+    context.create_stream(stream("EFFECTS")).await.unwrap();
+    drop(orders(&context, Duration::from_secs(2)).open().await.unwrap());
+    publish(&context, 0..ALL).await;
+    // two deliveries kill; what the dead had comes again after the ack wait
+    for life in ["first", "second"] {
+        let mut worker = Worker::with(&server, life, Some(37));
+        until("it is killed by its record", async || worker.is_dead()).await;
+        assert_ne!(left(&context).await, (0, 0), "nobody has settled it");
+    }
+    let mut third = Worker::with(&server, "third", Some(37));
+    until("all is settled", async || left(&context).await == (0, 0)).await;
+    assert!(!third.is_dead(), "the third delivery is not tried");
+    let said = third.report();
+    assert_eq!(
+        (said["faulted"].as_u64(), said["unsettled"].as_u64()),
+        (Some(1), Some(0)),
+        "{said}"
+    );
+    assert_eq!(said["classes"], json!(["crash_loop"]));
+    let effects = effects(&context).await;
+    let had: BTreeSet<u64> = effects.values().flat_map(|own| own.keys().copied()).collect();
+    let missing: Vec<_> = (0..ALL).filter(|n| !had.contains(n)).collect();
+    assert_eq!(missing, [37], "all others have their effect");
 }

@@ -79,6 +79,28 @@ async fn k5_what_it_says_of_sizes_is_what_the_server_counts() {
 }
 
 #[tokio::test]
+async fn all_messages_of_a_request_are_in_flight_at_once() {
+    let server = Server::start();
+    let context = server.context().await;
+    // a stream that stores, and never answers: whoever waits for one before the next sends no second
+    let config = StreamConfig { no_ack: true, ..stream("ORDERS") };
+    context.create_stream(config).await.unwrap();
+    let sink = NatsSink::open(context.clone(), "ORDERS").await.unwrap();
+    let items: Vec<_> = (0..50).map(|n| Publication::new("orders.1", n.to_string(), "x")).collect();
+    let mut log = OutcomeLog::new(items.len());
+    {
+        let mut outcomes = log.outcomes();
+        let write = sink.write(&items, &mut outcomes);
+        tokio::select! {
+            biased;
+            _ = write => panic!("nothing was answered"),
+            () = until("all are there", async || messages(&context, "ORDERS").await == 50) => {}
+        }
+    }
+    assert!((0..items.len()).all(|n| log.is_unknown(n)), "and none counts as done");
+}
+
+#[tokio::test]
 async fn k2_a_write_that_is_dropped_keeps_what_was_confirmed() {
     let server = Server::start();
     let proxy = streambreaker_testkit::net::Proxy::start(server.address()).await.unwrap();

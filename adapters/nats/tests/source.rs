@@ -111,8 +111,6 @@ async fn a_setting_that_breaks_a_promise_is_refused_by_its_name() {
 
 #[tokio::test]
 async fn a_server_without_jetstream_is_named_as_that() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    drop(listener);
     let mut server = Server::without_jetstream();
     let context = server.context().await;
     let text = orders(&context, WAIT).open().await.unwrap_err().to_string();

@@ -76,7 +76,7 @@ impl Settlement {
             }
             Mode::Each => {
                 let after = std::time::Duration::from_secs(7);
-                let acks = self.tracker.collect(&mut self.history, |_, _| after);
+                let acks = self.tracker.collect(&mut self.history, false, |_, _| after);
                 let number = |at: &Position| at.as_u64().expect("a number");
                 self.acks.extend(acks.into_iter().map(|(at, ack)| (number(&at), ack)));
             }
