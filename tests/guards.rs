@@ -343,3 +343,37 @@ async fn b1_what_went_well_counts_before_what_failed_after_it_in_the_same_turn()
     assert_eq!((breaker.opened, breaker.calls, breaker.failures), (0, 60, 29));
     assert_eq!((db.status().successes, db.status().attempts), (31, 60));
 }
+
+#[tokio::test(start_paused = true)]
+async fn b1_the_good_result_that_makes_the_calls_enough_opens_it_before_the_next_begins() {
+    for width in [None, Some(8)] {
+        let stream = numbers(60, 1);
+        stream.close();
+        let db = Resource::builder("db")
+            .timeout(Duration::from_secs(1))
+            .retry(Retry::none())
+            .on_exhausted(OnExhausted::Fault)
+            .breaker(Breaker::failure_ratio(0.5).on_open(OnOpen::Fault))
+            .build()
+            .unwrap();
+        let dependency = db.clone();
+        let processor = Processor::builder("p")
+            .source(stream.consumer("g"))
+            .faults(memory::faults())
+            .pipeline("all", move |flow| {
+                let work = async |n: &Event<u64>| {
+                    if **n < 10 { Err("down").transient() } else { Ok(()) }
+                };
+                match width {
+                    None => flow.json::<u64>().call(&dependency, work).boxed(),
+                    Some(n) => flow.json::<u64>().parallel(n, &dependency, work).boxed(),
+                }
+            })
+            .build()
+            .unwrap();
+        let report = processor.run(Shutdown::never()).await.unwrap();
+        let all = &report.pipelines["all"];
+        let (status, ran) = (db.status(), (all.done, all.faulted));
+        assert_eq!((ran, status.attempts, status.breaker_refused), ((10, 50), 20, 40), "{width:?}");
+    }
+}

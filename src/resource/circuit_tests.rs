@@ -215,3 +215,28 @@ fn b1_good_results_told_together_count_as_if_told_one_by_one() {
     tell(100, late);
     assert_eq!(same(late).state, BreakerState::Open);
 }
+
+#[test]
+fn good_results_told_together_take_one_step_and_those_that_a_slot_cannot_hold_count_no_more() {
+    let start = Instant::now();
+    let breaker = circuit(Breaker::failure_ratio(1.0).window(secs(16)), start);
+    let word = breaker.admit_closed().expect("closed");
+    let calls = |at: Instant| breaker.status(at).calls;
+    let most = u64::from(u32::MAX);
+    // one by one they would take minutes
+    breaker.good(word, u32::MAX, start);
+    assert_eq!(calls(start), most);
+    breaker.good(word, 1, start);
+    breaker.good(word, 7, start);
+    assert_eq!(
+        calls(start),
+        most,
+        "no more than it holds, and what tells slots apart is as it was"
+    );
+    let next = start + secs(1);
+    breaker.good(word, 5, next);
+    breaker.good(word, u32::MAX - 5, next);
+    fail(&breaker, 1, next);
+    assert_eq!((calls(next), breaker.status(next).failures), (2 * most + 1, 1));
+    assert_eq!(calls(start + secs(16)), most + 1);
+}

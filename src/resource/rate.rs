@@ -231,10 +231,8 @@ impl Bucket {
             // time that has passed is paid at the old scale: too little, never too much
             let steps = now.saturating_duration_since(self.stepped).as_secs();
             let steps = u32::try_from(steps).unwrap_or(u32::MAX);
-            if steps > 0 {
-                self.scale = self.scale.saturating_add(STEP.saturating_mul(steps)).min(FULL);
-                self.stepped += SECOND.saturating_mul(steps);
-            }
+            self.scale = self.scale.saturating_add(STEP.saturating_mul(steps)).min(FULL);
+            self.stepped += SECOND.saturating_mul(steps);
         }
     }
 

@@ -185,9 +185,8 @@ impl Retry {
         for attempt in 1..=last.min(EXACT) {
             sum = sum.saturating_add(self.range(attempt).1);
         }
-        if last > EXACT {
-            sum = sum.saturating_add(self.spread(self.cap).1.saturating_mul(last - EXACT));
-        }
+        let rest = self.spread(self.cap).1.saturating_mul(last.saturating_sub(EXACT));
+        sum = sum.saturating_add(rest);
         self.elapsed.map_or(sum, |budget| sum.min(budget))
     }
 
@@ -340,6 +339,18 @@ mod tests {
         assert!(delays.iter().any(|d| *d < Duration::from_millis(10)));
         assert!(delays.iter().any(|d| *d > Duration::from_millis(190)));
         assert!((Duration::from_millis(90)..Duration::from_millis(110)).contains(&mean));
+    }
+
+    #[test]
+    fn t1_a_jitter_around_the_longest_there_is_does_not_overflow() {
+        let mut retry = Retry::exponential().no_quick().base(Duration::MAX).cap(Duration::MAX);
+        retry.jitter = Jitter::Around(0.5);
+        let random = Random::seeded(1);
+        for _ in 0..100 {
+            let delay = retry.delay(1, &random).expect("four attempts");
+            assert!(delay >= Duration::MAX / 3, "{delay:?}");
+        }
+        assert_eq!(retry.worst_case(), Duration::MAX);
     }
 
     #[test]

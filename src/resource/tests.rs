@@ -73,12 +73,16 @@ fn what_is_just_within_a_limit_is_accepted() {
     assert_eq!(built(plain().concurrency(1).return_limit(1)).return_limit(), Some(1));
     built(plain().retry_quota(RetryQuota::ratio(1.0).reserve(1)));
     built(plain().rate(Rate::per_second(1)));
+    let year = Duration::from_secs(366 * 86_400);
+    built(plain().rate(Rate::per(1, year).burst(1)));
+    assert!(refusal(plain().rate(Rate::per(1, year + ms(1)))).contains("rate period"));
     built(plain().retry(Retry::none().max_attempts(1)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_status_says_how_often_each_came() {
-    let (now, resource) = (Instant::now(), built(plain().rate(Rate::per_second(50))));
+    let minute = Duration::from_secs(60);
+    let (now, resource) = (Instant::now(), built(plain().rate(Rate::per(3_000, minute))));
     let classes = [Class::Fault, Class::Transient, Class::Throttled, Class::Fatal, Class::Panic];
     for (class, times) in classes.into_iter().zip([2, 3, 5, 7, 11]) {
         for _ in 0..times {
@@ -300,6 +304,47 @@ fn status_is_serialisable() {
     assert_eq!(json["breaker"]["on_open"], "siphon");
     assert_eq!(json["rate"]["per_second"], 50.0);
     assert_eq!(json["permits"]["limit"], 2);
+}
+
+#[test]
+fn a_state_has_one_name_everywhere() {
+    for state in [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open] {
+        assert_eq!(serde_json::to_value(state).expect("plain data"), state.as_str());
+        assert_eq!(state.to_string(), state.as_str());
+    }
+}
+
+/// The levels at which breakers speak.
+struct Levels(Arc<std::sync::Mutex<Vec<tracing::Level>>>);
+
+impl tracing::Subscriber for Levels {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "streambreaker::breaker"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.0.lock().expect("not poisoned").push(*event.metadata().level());
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_opens_is_worth_a_warning_and_one_that_closes_is_not() {
+    let levels = Arc::default();
+    let _listening = tracing::subscriber::set_default(Levels(Arc::clone(&levels)));
+    let now = Instant::now();
+    let breaker = Breaker::failure_ratio(0.5).min_calls(1).half_open(1).on_open(OnOpen::Fault);
+    let resource = built(plain().breaker(breaker));
+    resource.failed(resource.admit(now).expect("closed"), &transient(), now);
+    let later = now + ms(30_000);
+    resource.succeeded(resource.admit(later).expect("a probe"), later);
+    let (warns, tells) = (tracing::Level::WARN, tracing::Level::INFO);
+    assert_eq!(*levels.lock().expect("not poisoned"), [warns, tells, tells]);
 }
 
 /// Counts the events of one target.

@@ -161,8 +161,13 @@ async fn b4_items_that_are_rejected_or_throttled_open_no_breaker() {
         sink.decide(move |_, _| verdict);
         let (ran, index) = one_by_one(sink).await;
         assert_eq!((ran.fates(), ran.classes()), ((0, 0, 10), vec![class; 10]));
-        let breaker = index.status().breaker.unwrap();
+        let status = index.status();
+        let breaker = status.breaker.unwrap();
         assert_eq!(breaker.opened, 0, "{breaker:?}");
+        // who rejects an item has answered well, who throttles it has not
+        let well = if class == Class::Fault { 10 } else { 0 };
+        assert_eq!((status.successes, status.failures.throttled), (well, 10 - well));
+        assert_eq!(status.attempts, 10);
     }
 }
 
@@ -240,6 +245,61 @@ async fn bulk_write_lingers_and_its_window_makes_requests_smaller() {
     assert_eq!(sink.requests(), [vec![0, 1, 2], vec![3]]);
     stream.close();
     run.await.unwrap().unwrap();
+}
+
+/// Notes, if it is told to, what makes no sense: an outcome of an item that is not in the request.
+struct Astray(bool);
+
+#[async_trait]
+impl Sink<u32> for Astray {
+    fn limits(&self) -> Limits {
+        Limits::items(2)
+    }
+
+    fn size(&self, _: &u32) -> usize {
+        1
+    }
+
+    async fn write(&self, items: &[u32], outcomes: &mut Outcomes<'_>) -> Result<(), StepError> {
+        outcomes.all_done();
+        if self.0 {
+            outcomes.done(items.len());
+        }
+        Ok(())
+    }
+}
+
+/// Counts what is said of sinks.
+struct Heard(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Heard {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "streambreaker::sink"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_a_sink_that_notes_what_makes_no_sense_is_spoken_of_once_and_others_are_not() {
+    for (astray, lines) in [(false, 0), (true, 1)] {
+        let heard = Arc::new(AtomicUsize::new(0));
+        let _listening = tracing::subscriber::set_default(Heard(heard.clone()));
+        let index = resource("index");
+        let ran = run(0..10, move |flow| {
+            flow.json::<u32>().map(|n| *n).bulk_write(&index, Astray(astray))
+        })
+        .await;
+        assert_eq!((ran.fates(), heard.load(Ordering::Relaxed)), ((10, 0, 0), lines));
+    }
 }
 
 /// Counts the requests in flight.

@@ -1,5 +1,6 @@
 //! The words of the lanes, the tracker and the history, driven side by side with the model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest_state_machine::{StateMachineTest, prop_state_machine};
@@ -179,19 +180,16 @@ impl StateMachineTest for Settlement {
         for (lane, halted) in real.lanes.iter().zip(&model.halted) {
             assert_eq!(lane.has(Flag::HALTED), *halted);
         }
+        let mut places = BTreeMap::new();
         let both = real.parts.iter().zip(&model.parts).chain(real.held.iter().zip(&model.held));
         for (ticket, part) in both {
             assert!(!ticket.is_late());
             let entry = &model.entries[part.record];
             assert_eq!(ticket.record().position(), &Position::from(entry.position));
             assert_eq!(ticket.returns(), entry.returns(part.lane));
-            let of_record = |part: &super::model::Part| (part.lane, part.record);
-            let places = real.parts.iter().zip(&model.parts);
-            let mut same = places.filter(|(other, _)| other.place() == ticket.place());
-            assert!(
-                same.all(|(_, other)| of_record(other) == of_record(part)),
-                "one place a record"
-            );
+            let of_record = (part.lane, part.record);
+            let here = places.entry(ticket.place()).or_insert(of_record);
+            assert_eq!(*here, of_record, "one place a record");
         }
         for (ticket, part) in real.late.iter().zip(&model.late) {
             assert_eq!(ticket.is_late(), model.is_late(*part));
