@@ -120,6 +120,14 @@ pub(crate) enum Count {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trace(u64);
 
+#[cfg(test)]
+impl Trace {
+    /// Of a record that was returned so often.
+    pub(crate) fn returned(times: u32) -> Self {
+        Self(u64::from(times).min(RETURNS >> RETURNS_SHIFT) << RETURNS_SHIFT)
+    }
+}
+
 /// One lane's view of a batch.
 pub(crate) struct LaneBatch {
     pub(crate) batch: Arc<Batch>,

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
+use super::batch::Trace;
 use super::{Batch, Fate, Flag, History, LaneBatch, LaneState, PipelineInfo, Survey, WaitsFor};
 use crate::clock::SystemClock;
 use crate::envelope::JsonEnvelope;
@@ -172,17 +173,17 @@ fn f9_that_a_record_was_dropped_is_remembered_when_it_is_fed_again() {
 fn i10_how_often_a_record_was_returned_before_is_kept_and_nothing_else_of_it_changes() {
     let lane = Shared::new(1).lanes.remove(0);
     let epoch = lane.next_epoch();
-    let before = LaneBatch::new(batch(0, 3), lane.clone(), None);
-    before.take(0, epoch).expect("it is new").settle(Fate::Returned);
     let states = LaneBatch::new(batch(0, 3), lane.clone(), None);
-    states.follow(0, before.trace(0));
-    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [1, 0, 0]);
+    states.follow(0, Trace::returned(3));
+    states.follow(1, Trace::returned(1_000));
+    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [3, 255, 0], "more than 255 is 255");
+    assert_eq!(states.trace(0), Trace::returned(3));
     let [first, second, third] = [0, 1, 2].map(|n| states.take(n, epoch).expect("it is new"));
     assert!([&first, &second, &third].iter().all(|ticket| !ticket.is_late()));
     first.settle(Fate::Returned);
     second.settle(Fate::Returned);
     third.put_back();
-    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [2, 1, 0]);
+    assert_eq!([0, 1, 2].map(|n| states.returns(n)), [4, 255, 0]);
     assert_eq!([0, 1, 2].map(|n| states.fate(n)), [Some(Fate::Returned); 3]);
 }
 
@@ -206,17 +207,20 @@ fn o6_of_records_that_are_given_back_for_ever_only_so_many_are_remembered() {
     let record = |at: u64| Record::new("s", "0", Position::from(at), "x");
     let mut history = History::new(1);
     for at in 0..MANY {
-        assert_eq!(history.give_back(&Position::from(at), Box::new([1])), 1);
+        assert_eq!(history.give_back(&Position::from(at), Box::new([Trace::returned(1)])), 1);
     }
     // one that is known needs no room
-    assert_eq!(history.give_back(&Position::from(5), Box::new([2])), 2);
+    assert_eq!(history.give_back(&Position::from(5), Box::new([Trace::returned(2)])), 2);
     let known = |history: &History, at: u64| {
-        history.given_back(&[record(at)]).map(|(_, before)| before.returns[0]).next()
+        history.given_back(&[record(at)]).map(|(_, before)| before.traces[0]).next()
     };
-    assert_eq!([0, 5, MANY - 1].map(|at| known(&history, at)), [Some(1), Some(2), Some(1)]);
+    assert_eq!(
+        [0, 5, MANY - 1].map(|at| known(&history, at)),
+        [1, 2, 1].map(|times| Some(Trace::returned(times)))
+    );
     // a new one takes that of the oldest
-    assert_eq!(history.give_back(&Position::from(MANY), Box::new([1])), 1);
-    assert_eq!([0, 1, MANY].map(|at| known(&history, at)), [None, Some(1), Some(1)]);
+    assert_eq!(history.give_back(&Position::from(MANY), Box::new([Trace::returned(1)])), 1);
+    assert_eq!([0, 1, MANY].map(|at| known(&history, at).is_some()), [false, true, true]);
     history.keep(&Position::from(MANY));
     assert_eq!(known(&history, MANY), None);
 }
