@@ -17,7 +17,8 @@ use crate::record::{Position, Record, ShardId};
 /// of the record that could not be read.
 ///
 /// Such a record is no event: every pipeline faults it before its first stage, so that it is recorded
-/// and passed like any other bad one. A transport sets this header only for that.
+/// and passed like any other bad one; but for one that says
+/// [`with_unreadable`](crate::Flow::with_unreadable). A transport sets this header only for that.
 pub const UNREADABLE: &str = "streambreaker-unreadable";
 
 /// Which of `shards` parts a key belongs to, for transports that distribute by key themselves.

@@ -138,8 +138,8 @@ struct Found {
 /// What may end the work: a note of the lake's own that cannot be read, and a seal, whose key nobody gave. The store never
 /// fails, so nothing else is an error.
 fn may_end(error: &LakeError) -> bool {
-    use LakeError::{Document, Key, OtherSelection};
-    matches!(error, Document { .. } | OtherSelection(_) | Key(_))
+    use LakeError::{Document, OtherSelection, Sealed};
+    matches!(error, Document { .. } | OtherSelection(_) | Sealed { .. })
 }
 
 fn told<T>(result: Result<T, LakeError>) -> Option<T> {

@@ -47,9 +47,17 @@ pub enum LakeError {
         "there are {0} objects of one name that hold something else: see what `verify` says of them"
     )]
     NameTaken(u32),
-    /// There is no key to seal or to open with.
+    /// There is no key to seal with.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// There is no key to open an object with. Its records are not skipped: fewer of them would look like success.
+    #[error("the object {path} is sealed, and cannot be opened")]
+    Sealed {
+        /// Its path in the lake's store.
+        path: String,
+        /// What is wrong with the key.
+        source: KeyError,
+    },
     /// A replay goes on that was begun with another selection, or for another target.
     #[error(
         "the replay {0} was begun with another selection, or for other pipelines: resume it with the same ones, or begin another run"
@@ -70,15 +78,30 @@ impl LakeError {
         move |source| Self::Store { what, source: Box::new(source) }
     }
 
+    /// The same of what lies in this object: a key that is missing is missing for it.
+    pub(crate) fn in_object(self, path: &str) -> Self {
+        match self {
+            LakeError::Key(source) => LakeError::Sealed { path: path.to_owned(), source },
+            other => other,
+        }
+    }
+
     /// Whether it may go better the next time.
     pub fn is_transient(&self) -> bool {
-        matches!(self, LakeError::Store { .. } | LakeError::Key(KeyError::Unavailable(_)))
+        match self {
+            LakeError::Store { .. } => true,
+            LakeError::Key(key) | LakeError::Sealed { source: key, .. } => {
+                matches!(key, KeyError::Unavailable(_))
+            }
+            _ => false,
+        }
     }
 
     /// As an error of a step: what the store fails at is retried, all else is of the records.
     pub(crate) fn into_step(self) -> StepError {
         // a key that is missing says nothing about the records: they are left to the stream
-        let retried = self.is_transient() || matches!(self, LakeError::Key(_));
+        let retried =
+            self.is_transient() || matches!(self, LakeError::Key(_) | LakeError::Sealed { .. });
         let class = if retried { Class::Transient } else { Class::Fault };
         StepError::new(class, self).with_name("LakeError")
     }
@@ -105,6 +128,8 @@ pub enum Damage {
     },
     /// What it holds is not what it says it holds.
     Contents(&'static str),
+    /// It was sealed by this key, which was given up for good.
+    Forgotten(String),
     /// It is not there any more.
     Gone,
 }
@@ -119,6 +144,7 @@ impl fmt::Display for Damage {
                 write!(f, "too large ({found} {what}, over the limit of {max})")
             }
             Damage::Contents(what) => write!(f, "not what it says ({what})"),
+            Damage::Forgotten(id) => write!(f, "sealed by the key {id:?}, which is forgotten"),
             Damage::Gone => f.write_str("gone"),
         }
     }

@@ -136,7 +136,8 @@ async fn read_object(
             Ok(Sealed { fault, sealed_by, sealed }) => {
                 let sealed = BASE64.decode(sealed).unwrap_or_default();
                 let keys = lake.keys.as_ref();
-                match opener.open_bytes(keys, &sealed_by, fault.as_bytes(), &sealed).await? {
+                let opened_line = opener.open_bytes(keys, &sealed_by, fault.as_bytes(), &sealed);
+                match opened_line.await.map_err(|e| e.in_object(path.as_ref()))? {
                     Ok(bytes) => {
                         opened = bytes;
                         &opened
@@ -340,7 +341,7 @@ impl Lake {
     /// The faults that are selected: the first 10,000 of them. [`scan_faults`](Self::scan_faults) has no such limit.
     ///
     /// # Errors
-    /// [`LakeError::Store`], [`LakeError::Name`]. What cannot be read is in the answer, never an error.
+    /// [`LakeError::Store`], [`LakeError::Name`], [`LakeError::Sealed`]. What cannot be read is in the answer, never an error.
     pub async fn faults(&self, selection: &FaultSelection) -> Result<FoundFaults, LakeError> {
         let mut scan = self.scan_faults(selection).await?;
         let (mut faults, mut more) = (Vec::new(), false);
@@ -404,7 +405,7 @@ impl FaultScan {
     /// The next fault; none at the end.
     ///
     /// # Errors
-    /// [`LakeError::Store`], [`LakeError::Key`]; it can be called again then. What cannot be read is skipped and is among
+    /// [`LakeError::Store`], [`LakeError::Sealed`]; it can be called again then. What cannot be read is skipped and is among
     /// [`damaged`](Self::damaged), never an error.
     ///
     /// # Cancel safety

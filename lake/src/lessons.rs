@@ -117,7 +117,12 @@ struct Lessons(BTreeMap<(String, String), Lesson>);
 
 impl Lessons {
     async fn add(&mut self, ledger: &Ledger, fault: &FaultEvent) -> Result<(), LakeError> {
-        let row = ledger.row(fault.part.map_or(fault.id, |part| part.of)).await?;
+        let state = match ledger.row(fault.part.map_or(fault.id, |part| part.of)).await {
+            Ok(row) => row.state(),
+            // what became of it is not known, so nothing has settled it
+            Err(LakeError::Document { .. }) => FaultState::Pending,
+            Err(error) => return Err(error),
+        };
         let kind = (fault.fingerprint.clone(), fault.pipeline.clone());
         let lesson = self.0.entry(kind).or_insert_with(|| Lesson {
             fingerprint: fault.fingerprint.clone(),
@@ -136,7 +141,7 @@ impl Lessons {
         lesson.faults += 1;
         let release = fault.release.clone().unwrap_or_default();
         *lesson.releases.entry(release).or_default() += 1;
-        match row.state() {
+        match state {
             FaultState::Succeeded { release } => {
                 lesson.succeeded += 1;
                 lesson.unchanged += u64::from(release.is_some() && release == fault.release);

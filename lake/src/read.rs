@@ -74,12 +74,17 @@ impl Progress {
     }
 
     pub(crate) fn note_damaged(&self, path: String, damage: Damage) {
+        let mut counts = self.lock();
+        // of an object that is sealed by a key that is forgotten each record is
+        if counts.damaged.last().is_some_and(|last| (&last.0, &last.1) == (&path, &damage)) {
+            return;
+        }
         tracing::warn!(
             target: "streambreaker::lake", object = %path.escape_debug(), %damage,
-            "an object of the lake cannot be read; it is skipped",
+            "an object of the lake cannot be read, in part or as a whole; that is skipped",
         );
         count_damaged();
-        self.lock().damaged.push((path, damage));
+        counts.damaged.push((path, damage));
     }
 
     /// An object is done with, of which so many records had not been passed one by one.
@@ -164,13 +169,17 @@ impl ShardRecords {
             // in another object too, or behind the cursor
             let seen = self.last.as_ref().is_some_and(|last| position <= *last);
             let opened = match !seen && self.selection.takes(stored) {
-                true => Some(self.opener.open(self.lake.keys.as_ref(), stored).await?),
+                true => {
+                    let opened = self.opener.open(self.lake.keys.as_ref(), stored).await;
+                    Some(opened.map_err(|e| e.in_object(self.open[least].path.as_ref()))?)
+                }
                 false => None,
             };
             let open = &mut self.open[least];
             open.rows.pop_front();
             open.left = open.left.saturating_sub(1);
-            if !seen {
+            // one that does not open may lie in another object too, and open there
+            if !seen && !matches!(opened, Some(Err(_))) {
                 self.last = Some(position);
             }
             match opened {

@@ -324,6 +324,7 @@ pub struct LakeReader {
     records: ShardRecords,
     run: Uuid,
     pace: Arc<Pace>,
+    /// The last position before each, and the first behind it.
     gaps: VecDeque<(Position, Position)>,
     /// A record that was read, but lies behind a gap that has to be told first.
     ahead: Option<streambreaker::Record>,
@@ -369,8 +370,9 @@ impl Reader for LakeReader {
                 if !batch.is_empty() {
                     break;
                 }
-                if let Some((from, to)) = self.gaps.pop_front() {
-                    return Ok(Read::Gap { from, to });
+                if let Some((after, to)) = self.gaps.pop_front() {
+                    // a position that has no successor stands for itself: rather one too many is read again than none
+                    return Ok(Read::Gap { from: after.successor().unwrap_or(after), to });
                 }
             } else if !batch.is_empty() && bytes.saturating_add(record.size()) > room.bytes {
                 self.ahead = Some(record);

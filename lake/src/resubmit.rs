@@ -375,15 +375,23 @@ impl Resubmission {
                 let id = fault.id;
                 async move {
                     match ledger {
-                        Some(ledger) => ledger.row(id).await,
-                        None => Ok(Row::default()),
+                        Some(ledger) => readable(ledger.row(id).await),
+                        None => Ok(Ok(Row::default())),
                     }
                 }
             }));
-            let rows: Vec<Row> = rows.buffered(AT_ONCE).try_collect().await?;
-            for (fault, mut row) in faults.into_iter().zip(rows) {
+            let rows: Vec<Result<Row, Refused>> = rows.buffered(AT_ONCE).try_collect().await?;
+            for (fault, row) in faults.into_iter().zip(rows) {
                 let id = fault.id;
                 let Some(known) = streams.get(self.stream_of(&fault)) else { continue };
+                let mut row = match row {
+                    Ok(row) => row,
+                    Err(refused) => {
+                        report.considered += 1;
+                        report.refused.insert(id, refused);
+                        continue;
+                    }
+                };
                 if row.state().is_final() {
                     report.considered += 1;
                     report.settled_before += 1;
@@ -525,22 +533,28 @@ impl Resubmission {
         }
         let mut mine: Vec<(Record, Uuid)> = Vec::with_capacity(records.len());
         for (record, work) in records {
-            match ledger.claim(work, id).await? {
-                None => mine.push((record, work)),
-                Some(owner) => match ledger.row(owner).await?.state() {
-                    // another fault held it too, and that was processed
-                    FaultState::Succeeded { .. } => {}
-                    FaultState::Resubmitted { .. } => {
-                        self.give_up(ledger, &mine).await?;
-                        ledger.append(id, row, self.entry(FaultState::Pending, run)).await?;
-                        return Ok(Err(Refused::Concurrent));
-                    }
-                    _ => {
+            // whose it is, and what became of that
+            let owner = match readable(ledger.claim(work, id).await)? {
+                Ok(None) => Ok(None),
+                Ok(Some(owner)) => readable(ledger.row(owner).await)?.map(|row| Some(row.state())),
+                Err(refused) => Err(refused),
+            };
+            let refused = match owner {
+                // another fault held it too, and that was processed
+                Ok(Some(FaultState::Succeeded { .. })) => continue,
+                Ok(Some(FaultState::Resubmitted { .. })) => Refused::Concurrent,
+                Err(refused) => refused,
+                Ok(state) => {
+                    if state.is_some() {
                         ledger.take_over(work, id).await?;
-                        mine.push((record, work));
                     }
-                },
-            }
+                    mine.push((record, work));
+                    continue;
+                }
+            };
+            self.give_up(ledger, &mine).await?;
+            ledger.append(id, row, self.entry(FaultState::Pending, run)).await?;
+            return Ok(Err(refused));
         }
         report.sent += 1;
         report.records += mine.len() as u64;
@@ -572,6 +586,15 @@ impl Resubmission {
             ledger.give_up(*work).await?;
         }
         Ok(())
+    }
+}
+
+/// What the ledger says; where it cannot be read, that is the fault's matter, and of no other.
+fn readable<T>(said: Result<T, LakeError>) -> Result<Result<T, Refused>, LakeError> {
+    match said {
+        Ok(said) => Ok(Ok(said)),
+        Err(LakeError::Document { path, .. }) => Ok(Err(Refused::Ledger { path })),
+        Err(error) => Err(error),
     }
 }
 

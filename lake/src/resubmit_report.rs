@@ -55,6 +55,14 @@ pub enum Refused {
         /// How often.
         attempts: u32,
     },
+    /// Of what the ledger knows of it something cannot be read.
+    #[error(
+        "the ledger's {path:?} cannot be read, so whether it was sent is not known: look, then delete that to send it"
+    )]
+    Ledger {
+        /// Where that lies in the lake's store.
+        path: String,
+    },
     /// Somebody else is sending it, or one that holds the same records.
     #[error("somebody else is sending it, or a fault that holds the same records")]
     Concurrent,

@@ -5,7 +5,7 @@
 //! payload that is moved elsewhere does not open. Each record says which key sealed it, and a check value of that key, so
 //! that a wrong key is told from a payload that was changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -54,8 +54,16 @@ impl fmt::Debug for Key {
 #[non_exhaustive]
 pub enum KeyError {
     /// It is not known here.
-    #[error("the key {id:?} is not known: has its provider been told of it?")]
+    #[error(
+        "the key {id:?} is not known: tell its provider of it, or name it as forgotten, if it was given up for good"
+    )]
     Unknown {
+        /// Its id.
+        id: String,
+    },
+    /// It was given up on purpose: what it sealed is skipped by whoever reads, and reported, and ends nothing.
+    #[error("the key {id:?} is forgotten: what it sealed cannot be read any more")]
+    Forgotten {
         /// Its id.
         id: String,
     },
@@ -81,7 +89,8 @@ pub enum KeyError {
 /// Where keys come from: a secret manager, a file, a test.
 ///
 /// To rotate, a provider names another key as the present one, and goes on to know the old ones: each record says by
-/// which it was sealed. A key that is forgotten makes unreadable what it sealed, for good.
+/// which it was sealed. A key that is forgotten makes unreadable what it sealed, for good: the provider says so by
+/// [`KeyError::Forgotten`], so that readers know it from a key that somebody forgot to configure, which ends them.
 #[async_trait]
 pub trait KeyProvider: Send + Sync + 'static {
     /// The key that seals the records of this stream from now on, and its id.
@@ -103,20 +112,33 @@ pub trait KeyProvider: Send + Sync + 'static {
 pub struct Keys {
     present: String,
     keys: BTreeMap<String, Key>,
+    forgotten: BTreeSet<String>,
 }
 
 impl Keys {
     /// One key.
     pub fn new(id: impl Into<String>, key: Key) -> Self {
         let present = id.into();
-        Self { keys: BTreeMap::from([(present.clone(), key)]), present }
+        let keys = BTreeMap::from([(present.clone(), key)]);
+        Self { present, keys, forgotten: BTreeSet::new() }
     }
 
     /// And another, which seals from now on.
     #[must_use]
     pub fn and(mut self, id: impl Into<String>, key: Key) -> Self {
         self.present = id.into();
+        self.forgotten.remove(&self.present);
         self.keys.insert(self.present.clone(), key);
+        self
+    }
+
+    /// Without this one, for good: what it sealed is skipped from now on, and reported. A key that is neither here nor
+    /// forgotten is an error for whoever meets what it sealed.
+    #[must_use]
+    pub fn forgotten(mut self, id: impl Into<String>) -> Self {
+        let id = id.into();
+        self.keys.remove(&id);
+        self.forgotten.insert(id);
         self
     }
 }
@@ -135,7 +157,11 @@ impl KeyProvider for Keys {
     }
 
     async fn key(&self, id: &str) -> Result<Key, KeyError> {
-        self.keys.get(id).cloned().ok_or_else(|| KeyError::Unknown { id: id.to_owned() })
+        let missing = || match self.forgotten.contains(id) {
+            true => KeyError::Forgotten { id: id.to_owned() },
+            false => KeyError::Unknown { id: id.to_owned() },
+        };
+        self.keys.get(id).cloned().ok_or_else(missing)
     }
 }
 
@@ -220,7 +246,8 @@ fn with_payload(record: &Record, payload: Bytes) -> Record {
 /// Opens what was sealed, and remembers the keys it was given.
 #[derive(Default)]
 pub(crate) struct Opener {
-    known: BTreeMap<Arc<str>, Sealer>,
+    /// What opens what this key has sealed; nothing, where it is forgotten.
+    known: BTreeMap<Arc<str>, Result<Sealer, Damage>>,
 }
 
 impl Opener {
@@ -248,13 +275,20 @@ impl Opener {
             let (id, _) = sealed_by.rsplit_once('#').unwrap_or((sealed_by, ""));
             let id = id.to_owned();
             let Some(keys) = keys else { return Err(KeyError::NoProvider { id }.into()) };
-            let sealer = Sealer::new(&id, &keys.key(&id).await?);
-            if *sealer.sealed_by != *sealed_by {
+            let sealer = match keys.key(&id).await {
+                Ok(key) => Ok(Sealer::new(&id, &key)),
+                Err(KeyError::Forgotten { id }) => Err(Damage::Forgotten(id)),
+                Err(error) => return Err(error.into()),
+            };
+            if sealer.as_ref().is_ok_and(|sealer| *sealer.sealed_by != *sealed_by) {
                 return Err(KeyError::Wrong { id }.into());
             }
             self.known.insert(sealed_by.into(), sealer);
         }
-        Ok(self.known[sealed_by].open_bytes(place, sealed))
+        Ok(self.known[sealed_by]
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|s| s.open_bytes(place, sealed)))
     }
 }
 

@@ -189,7 +189,8 @@ impl LakeWriter {
         self
     }
 
-    /// A pipeline that stores every record through the guards of `store`: one object a shard at a time.
+    /// A pipeline that stores every record, also one that its transport could not read, through the guards of `store`: one
+    /// object a shard at a time.
     pub fn pipeline(
         &self,
         store: &Resource,
@@ -197,7 +198,8 @@ impl LakeWriter {
         let (writer, store) = (self.clone(), store.clone());
         move |flow| {
             let Limits { items, bytes } = writer.limits;
-            flow.map(|received: Received| received.record().clone())
+            flow.with_unreadable()
+                .map(|received: Received| received.record().clone())
                 .bulk_write(&store, writer.clone())
                 .in_flight(1)
                 .window(Window::items(items).bytes(bytes).linger(writer.linger))
@@ -298,7 +300,8 @@ impl LakeWriter {
                 let (mut opener, mut found) = (Opener::default(), BTreeMap::new());
                 for stored in records {
                     // one whose seal was broken is stored anew, as if it were not there
-                    if let Ok(record) = opener.open(self.lake.keys.as_ref(), &stored).await? {
+                    let opened = opener.open(self.lake.keys.as_ref(), &stored).await;
+                    if let Ok(record) = opened.map_err(|e| e.in_object(object.path.as_ref()))? {
                         found.insert(record.position().clone(), record);
                     }
                 }

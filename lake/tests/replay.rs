@@ -10,8 +10,8 @@ use streambreaker::flow::{NewEvent, OnReplay};
 use streambreaker::memory::Collect;
 use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
-use streambreaker::source::{Acker, Change, Read, Reader, Room, Settled};
-use streambreaker::{Delivery, Position, Record, Report, RunError, Source, memory};
+use streambreaker::source::{Acker, Change, Read, Reader, Room, Settled, UNREADABLE};
+use streambreaker::{Delivery, Position, Record, Report, RunError, Source, file, memory};
 use streambreaker_lake::{Damage, Lake, LakeWriter, Selection};
 use support::{Shaky, TEN, record, records, store, stream_of};
 use uuid::Uuid;
@@ -22,15 +22,27 @@ async fn write(lake: &Lake, items: &[Record]) {
     assert!((0..items.len()).all(|at| log.is_done(at)));
 }
 
-/// A processor that collects the records it gets.
+/// A processor that collects the events it gets.
 fn collecting() -> (Processor, Collect<Record>) {
+    collecting_from(|flow| flow)
+}
+
+/// A processor that collects the records it gets, also those that are no events.
+fn collecting_all() -> (Processor, Collect<Record>) {
+    collecting_from(Flow::with_unreadable)
+}
+
+fn collecting_from(
+    input: impl Fn(Flow<Input>) -> Flow<Input> + Send + Sync + 'static,
+) -> (Processor, Collect<Record>) {
     let found = Collect::new();
     let target = found.clone();
     let collect = Resource::builder("collect").timeout(Duration::from_secs(1)).build().unwrap();
     let processor = Processor::builder("replayed")
         .faults(memory::faults())
         .pipeline("collect", move |flow| {
-            flow.map(|received: Received| received.record().clone())
+            input(flow)
+                .map(|received: Received| received.record().clone())
                 .bulk_write(&collect, target.clone())
                 .in_flight(1)
                 .window(Window::items(50).linger(Duration::from_millis(5)))
@@ -105,6 +117,153 @@ async fn how_far_a_replay_is_moves_on_within_an_object_and_comes_to_the_end() {
         let counts = progress.counts();
         assert_eq!((counts.stored_records_read, counts.objects_read), (100, counts.objects));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_a_gap_between_positions_that_are_text_begins_behind_the_last_that_is_there() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let writer = LakeWriter::new(&lake);
+    let message =
+        |name: &str| Record::new("orders", "0", name.parse().unwrap(), "x").with_arrival(TEN);
+    for name in ["m-1", "m-2", "m-3"] {
+        let mut log = OutcomeLog::new(1);
+        writer.write(&[message(name)], &mut log.outcomes()).await.unwrap();
+    }
+    let middle = shaky.paths().await.remove(1);
+    shaky.put_bytes(&middle, "not Parquet any more").await;
+    let (report, found) = run(lake.replay(Selection::of("orders"))).await;
+    assert_eq!(live(found), [message("m-1"), message("m-3")]);
+    let from: Position = report.gaps[0].from.parse().unwrap();
+    assert!(*message("m-1").position() < from && from < *message("m-2").position(), "{from:?}");
+    assert_eq!(report.gaps[0].to, "m-3");
+}
+
+#[tokio::test]
+async fn l1_what_the_transport_could_not_read_is_stored_and_replayed_as_it_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.ndjson");
+    let long = "x".repeat(200);
+    std::fs::write(&path, format!("{{\"id\":\"1\"}}\n{long}\n{{\"id\":\"2\"}}\n")).unwrap();
+    let source = || file::Source::open(&path).stream("orders").max_line(100);
+    let (processor, as_it_came) = collecting_all();
+    processor.run_from(source(), Shutdown::never()).await.unwrap();
+    let as_it_came = as_it_came.items();
+    let lost: Vec<_> = as_it_came.iter().filter(|r| r.header(UNREADABLE).is_some()).collect();
+    assert_eq!((as_it_came.len(), lost.len()), (3, 1));
+
+    // the writer's component has nothing to fault
+    let lake = Lake::local(folder.path().join("lake")).unwrap();
+    let faults = memory::faults();
+    let storing = || {
+        Processor::builder("lake-writer")
+            .faults(faults.clone())
+            .pipeline("store", LakeWriter::new(&lake).pipeline(&support::store_resource()))
+            .build()
+            .unwrap()
+    };
+    let report = storing().run_from(source(), Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["store"].done, faults.events().len()), (3, 0));
+    // where it comes again it is adopted as any other
+    let report = storing().run_from(source(), Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["store"].done, faults.events().len()), (3, 0));
+    let verified = lake.verify("orders").await.unwrap();
+    assert_eq!((verified.records, &*verified.findings), (3, &[][..]));
+
+    // what the replay yields is what the stream yielded, and a pipeline that reads events faults it as it did there
+    let (processor, replayed) = collecting_all();
+    processor.run_from(lake.replay(Selection::of("orders")), Shutdown::never()).await.unwrap();
+    assert_eq!(live(replayed.items()), as_it_came);
+    let (report, events) = run(lake.replay(Selection::of("orders"))).await;
+    assert_eq!((report.pipelines["collect"].faulted, events.len()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_what_arrived_out_of_order_is_found_by_its_time() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let minute = |n: u64| TEN.plus(Duration::from_secs(60 * n));
+    let mut all = records("orders", "0", 0..40);
+    // it arrived two hours before its neighbours, and lies in their object, in their hour
+    all[39] = all[39].clone().with_arrival(minute(30));
+    for record in &mut all[..39] {
+        *record = record.clone().with_arrival(record.arrival().plus(Duration::from_secs(9_000)));
+    }
+    write(&lake, &all).await;
+    let paths = shaky.paths().await;
+    assert!(paths.iter().all(|path| !path.contains("hour=10")), "{paths:?}");
+    let first_hour = Selection::of("orders").from(TEN).until(minute(60));
+    let (_, found) = run(lake.replay(first_hour)).await;
+    assert_eq!(live(found), all[39..]);
+    // and with a manifest that was stored
+    let manifest = lake.manifest("orders").await.unwrap();
+    lake.store_manifest(&manifest).await.unwrap();
+    let before = Selection::of("orders").until(minute(31));
+    assert_eq!(lake.dry_run(&before).await.unwrap().records, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_by_id_key_or_type_reads_only_what_may_hold_it() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let id = |n: u64| Uuid::new_v5(&Uuid::NAMESPACE_OID, &n.to_be_bytes()).to_string();
+    let all: Vec<Record> = (0..25_000u64)
+        .map(|n| {
+            let kind = if n < 20_000 { "usual" } else { "late" };
+            let payload = format!(r#"{{"id":"{}","type":"{kind}"}}"#, id(n));
+            Record::new("orders", "0", Position::from(n), payload)
+                .with_key(format!("k{n}"))
+                .with_arrival(TEN)
+        })
+        .collect();
+    write(&lake, &all).await;
+    let manifest = lake.manifest("orders").await.unwrap();
+    assert_eq!((manifest.objects.len(), manifest.objects[0].footer.digests.len()), (1, 3));
+    lake.store_manifest(&manifest).await.unwrap();
+    shaky.bytes_read();
+    let read = async |selection: Selection| {
+        let records = lake.dry_run(&selection).await.unwrap().records;
+        (records, shaky.bytes_read())
+    };
+    let all = || Selection::of("orders");
+    let (records, whole) = read(all()).await;
+    assert_eq!(records, 25_000);
+    for (selection, expected) in [
+        (all().id(id(12_345)), 1),
+        (all().key("k12345"), 1),
+        (all().kind("late"), 5_000),
+        (all().id("none"), 0),
+        (all().kind("none"), 0),
+    ] {
+        let text = format!("{selection:?}");
+        let (records, some) = read(selection).await;
+        assert_eq!(records, expected, "{text}");
+        // the end of the object, and one group of three at most
+        assert!(some < whole * 3 / 5, "{some} of {whole} bytes are read for {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_replay_goes_into_one_pipeline_where_it_is_told_to() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    write(&lake, &records("orders", "0", 0..30)).await;
+    let (one, other) = (Collect::<()>::new(), Collect::<()>::new());
+    let collect = Resource::builder("collect").timeout(Duration::from_secs(1)).build().unwrap();
+    let into = |target: &Collect<()>| {
+        let (target, collect) = (target.clone(), collect.clone());
+        move |flow: Flow<Input>| flow.map(|_| ()).bulk_write(&collect, target.clone()).boxed()
+    };
+    let processor = Processor::builder("replayed")
+        .faults(memory::faults())
+        .pipeline("one", into(&one))
+        .pipeline("other", into(&other))
+        .enable(["one"])
+        .build()
+        .unwrap();
+    let report =
+        processor.run_from(lake.replay(Selection::of("orders")), Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["one"].done, one.len(), other.len()), (30, 30, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,7 +444,7 @@ async fn l4_what_cannot_be_read_is_skipped_told_and_a_gap_in_the_report() {
     let (report, found) = run(source).await;
     assert_eq!(found.len(), 60);
     let gap = report.gaps.first().expect("a gap");
-    assert_eq!((&gap.from, &gap.to), (&"29".to_owned(), &"60".to_owned()));
+    assert_eq!((&gap.from, &gap.to), (&"30".to_owned(), &"60".to_owned()));
     let damaged = progress.counts().damaged;
     assert!(matches!(&damaged[..], [(path, Damage::Torn(_))] if *path == middle), "{damaged:?}");
 }
@@ -312,7 +471,12 @@ async fn s2_what_is_gone_when_a_replay_is_resumed_is_a_gap() {
     let (report, found) = run(replay()).await;
     assert_eq!(live(found), records("orders", "0", 60..90));
     let gap = report.gaps.first().expect("a gap");
-    assert_eq!((&gap.from, &gap.to), (&"9".to_owned(), &"60".to_owned()));
+    assert_eq!((&gap.from, &gap.to), (&"10".to_owned(), &"60".to_owned()));
+    // it names what is missing, and no more: another copy of the lake has exactly that of it
+    let copy = Shaky::default();
+    write(&copy.lake(), &records("orders", "0", 0..90)).await;
+    let (_, repaired) = run(copy.lake().replay(Selection::missing(gap).unwrap())).await;
+    assert_eq!(live(repaired), records("orders", "0", 10..60));
     // and none where everything that was not settled is there
     let (report, _) = run(replay()).await;
     assert!(report.gaps.is_empty(), "{report}");

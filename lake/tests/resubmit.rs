@@ -11,7 +11,7 @@ use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{By, Class, FaultEvent, Position, Record, memory};
 use streambreaker_lake::{
-    FaultLake, FaultSelection, FaultState, Lake, LakeWriter, Refused, Resubmission,
+    FaultLake, FaultSelection, FaultState, Lake, LakeError, LakeWriter, Refused, Resubmission,
 };
 use support::{Fail, Shaky, TEN};
 use uuid::Uuid;
@@ -403,6 +403,73 @@ async fn l4_faults_that_cannot_be_read_are_named_and_skipped() {
     let found = lake.faults(&all()).await.unwrap();
     assert_eq!((found.faults.len(), found.damaged.len()), (2, 1));
     assert_eq!(found.damaged[0].0, path);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_objects_of_faults_that_hold_none_or_cannot_be_opened_are_named_and_skipped() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    component(&lake, &effects, |n| n == 3).process(numbers(0..10)).await;
+    let folder = "stream=numbers/kind=fault/date=2013-01-01/hour=10";
+    let junk: [(&str, &[u8]); 4] = [
+        ("empty.ndjson", b""),
+        ("lines.ndjson", b"\n\n"),
+        ("else.ndjson", b"{\"some\":\"thing\"}\n\xff\xfe\n"),
+        ("unnamed", b"hello"),
+    ];
+    for (name, bytes) in junk {
+        shaky.put_bytes(&format!("{folder}/{name}"), bytes).await;
+    }
+    let found = lake.faults(&all()).await.unwrap();
+    assert_eq!((found.faults.len(), found.damaged.len()), (1, junk.len()), "{found:?}");
+    let report = again(&lake).run(&component(&lake, &effects, |_| false)).await.unwrap();
+    assert_eq!((report.succeeded, report.damaged), (1, junk.len() as u64), "{report}");
+}
+
+/// A ledger of five faults, of which an entry or a claim of one was damaged.
+async fn damaged_ledger(shaky: &Shaky, effects: &Effects, of: &str) -> String {
+    let lake = shaky.lake();
+    component(&lake, effects, |n| n < 5).process(numbers(0..10)).await;
+    let dead = component(&lake, effects, |_| false);
+    let cut = tokio::time::timeout(Duration::from_millis(50), again(&lake).run(&dead)).await;
+    assert!(cut.is_err(), "it is killed in the middle");
+    let paths = shaky.paths().await;
+    let path = paths.iter().find(|path| path.contains(of)).unwrap_or_else(|| panic!("{paths:#?}"));
+    shaky.put_bytes(path, "{").await;
+    path.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_l8_a_ledger_that_cannot_be_read_keeps_its_fault_back_and_no_other() {
+    for of in ["/_ledger/records/", "/0000.json"] {
+        let (shaky, effects) = (Shaky::default(), Effects::default());
+        let path = damaged_ledger(&shaky, &effects, of).await;
+        let (lake, mended) = (shaky.lake(), component(&shaky.lake(), &effects, |_| false));
+        let report = again(&lake).unfinished().run(&mended).await.unwrap();
+        assert_eq!((report.succeeded, report.refused.len()), (4, 1), "{report}");
+        let refused: Vec<_> = report.refused.values().collect();
+        assert_eq!(refused, [&Refused::Ledger { path: path.clone() }]);
+        let lessons = lake.lessons(&all()).await.unwrap();
+        assert_eq!((lessons[0].succeeded, lessons[0].open), (4, 1));
+        // somebody looks, and deletes it
+        shaky.remove(&path).await;
+        let report = again(&lake).unfinished().run(&mended).await.unwrap();
+        assert_eq!((report.succeeded, report.refused.len()), (1, 0), "{report}");
+        assert!((0..5).all(|n| effects.of(n) >= 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_of_a_fault_that_cannot_be_read_is_an_error_of_whoever_asks_for_it() {
+    let (shaky, effects) = (Shaky::default(), Effects::default());
+    let path = damaged_ledger(&shaky, &effects, "/0000.json").await;
+    let id = path.split('/').nth_back(1).unwrap().parse().unwrap();
+    let lake = shaky.lake();
+    let (asked, dismissed) =
+        (lake.ledger_of("numbers", id).await, lake.dismiss("numbers", id, &by()).await);
+    for error in [asked.map(|_| ()).unwrap_err(), dismissed.map(|_| ()).unwrap_err()] {
+        assert!(matches!(&error, LakeError::Document { path: at, .. } if *at == path), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

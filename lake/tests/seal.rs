@@ -9,8 +9,8 @@ use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{By, Class, Position, Record, RunError, memory};
 use streambreaker_lake::{
-    FaultLake, FaultSelection, Key, KeyError, KeyProvider, Keys, Lake, LakeError, LakeWriter,
-    Selection,
+    Damage, FaultLake, FaultSelection, Key, KeyError, KeyProvider, Keys, Lake, LakeError,
+    LakeWriter, Selection,
 };
 use support::{Shaky, TEN, records};
 
@@ -26,6 +26,18 @@ async fn write(lake: &Lake, items: &[Record]) -> OutcomeLog {
     let mut log = OutcomeLog::new(items.len());
     let _ = LakeWriter::new(lake).write(items, &mut log.outcomes()).await;
     log
+}
+
+/// The key that an object asks for in vain.
+fn key_of<T>(result: Result<T, LakeError>) -> KeyError {
+    match result {
+        Err(LakeError::Sealed { path, source }) => {
+            assert!(path.starts_with("stream="), "{path}");
+            source
+        }
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it opens"),
+    }
 }
 
 async fn read(lake: &Lake) -> Result<u64, LakeError> {
@@ -52,11 +64,11 @@ async fn l11_what_is_sealed_is_read_with_its_key_and_not_without() {
 
     assert_eq!(read(&sealed).await.unwrap(), 1);
     let without = read(&shaky.lake()).await;
-    assert!(matches!(without, Err(LakeError::Key(KeyError::NoProvider { id })) if id == "2025"));
+    assert!(matches!(key_of(without), KeyError::NoProvider { id } if id == "2025"));
     let unknown = read(&shaky.lake().with_keys(Keys::new("2026", Key::new([2; 32])))).await;
-    assert!(matches!(unknown, Err(LakeError::Key(KeyError::Unknown { id })) if id == "2025"));
+    assert!(matches!(key_of(unknown), KeyError::Unknown { id } if id == "2025"));
     let wrong = read(&shaky.lake().with_keys(Keys::new("2025", Key::new([9; 32])))).await;
-    assert!(matches!(wrong, Err(LakeError::Key(KeyError::Wrong { id })) if id == "2025"));
+    assert!(matches!(key_of(wrong), KeyError::Wrong { id } if id == "2025"));
     // that it is whole can be seen without a key
     let report = shaky.lake().verify("orders").await.unwrap();
     assert_eq!((report.records, &*report.findings), (1, &[][..]));
@@ -79,8 +91,28 @@ async fn l11_keys_rotate_and_old_objects_stay_readable() {
     write(&shaky.lake().with_keys(old()), &all[20..40]).await;
     write(&shaky.lake().with_keys(both()), &all[40..]).await;
     assert_eq!(read(&shaky.lake().with_keys(both())).await.unwrap(), 60);
-    let forgotten = read(&shaky.lake().with_keys(old())).await;
-    assert!(matches!(forgotten, Err(LakeError::Key(KeyError::Unknown { id })) if id == "2026"));
+    let unknown = read(&shaky.lake().with_keys(old())).await;
+    assert!(matches!(key_of(unknown), KeyError::Unknown { id } if id == "2026"));
+    // given up for good it ends nothing: what it sealed is skipped, and told once an object
+    let lake = shaky.lake().with_keys(both().forgotten("2025"));
+    let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+    assert_eq!(counts.records, 40);
+    let damaged = [(shaky.paths().await.remove(1), Damage::Forgotten("2025".to_owned()))];
+    assert_eq!(counts.damaged, damaged);
+    assert!(lake.verify("orders").await.unwrap().is_sound(), "that it is whole can still be seen");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_l11_a_record_that_does_not_open_is_read_where_it_lies_anew() {
+    let shaky = Shaky::default();
+    let all = records("orders", "0", 0..20);
+    let opens = shaky.lake().with_keys(both());
+    write(&opens, &all).await;
+    // the key that it was sealed by is given up; what the stream still has comes again, and is stored anew
+    let lake = shaky.lake().with_keys(both().forgotten("2026").and("2027", Key::new([3; 32])));
+    assert!(write(&lake, &all[5..10]).await.is_done(4));
+    assert_eq!(shaky.paths().await.len(), 2);
+    assert_eq!(read(&lake).await.unwrap(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +182,7 @@ async fn l11_faults_are_sealed_too_and_can_be_sent_again() {
     assert!(!contains(&bytes, "hunter2") && !contains(&bytes, "not yet"));
     let all = FaultSelection::of("numbers");
     let without = shaky.lake().faults(&all).await;
-    assert!(matches!(without, Err(LakeError::Key(KeyError::NoProvider { .. }))));
+    assert!(matches!(key_of(without), KeyError::NoProvider { .. }));
     let found = lake.faults(&all).await.unwrap();
     assert_eq!(found.faults[0].records[0].record.payload(), secret);
 
@@ -165,4 +197,39 @@ async fn l11_faults_are_sealed_too_and_can_be_sent_again() {
     shaky.put_bytes(&path, bytes).await;
     let report = lake.resubmit(all, By::new("ada", "mended")).run(&numbers(false)).await.unwrap();
     assert_eq!(report.succeeded, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l11_faults_of_a_key_that_is_forgotten_are_told_and_do_not_hide_the_others() {
+    let shaky = Shaky::default();
+    let fault = |lake: Lake, n: u64| async move {
+        let processor = Processor::builder("numbers")
+            .faults(FaultLake::new(&lake))
+            .pipeline("one", |flow| flow.json::<u64>())
+            .build()
+            .unwrap();
+        processor.process([Record::new("numbers", "0", Position::from(n), "x")]).await;
+    };
+    fault(shaky.lake().with_keys(old()), 1).await;
+    fault(shaky.lake().with_keys(both()), 2).await;
+    fault(shaky.lake(), 3).await;
+    let all = FaultSelection::of("numbers");
+
+    // one that nobody has said anything of ends the search, and the error says which, where, and what can be done
+    let unknown = shaky.lake().with_keys(Keys::new("2026", Key::new([2; 32])));
+    let error = key_of(unknown.faults(&all).await);
+    assert!(error.to_string().contains("name it as forgotten"), "{error}");
+
+    let lake = shaky.lake().with_keys(both().forgotten("2025"));
+    let found = lake.faults(&all).await.unwrap();
+    assert_eq!(found.faults.len(), 2);
+    let [(path, Damage::Forgotten(id))] = &found.damaged[..] else { panic!("{found:?}") };
+    assert_eq!((id.as_str(), path.contains("/kind=fault/")), ("2025", true));
+    let mended = Processor::builder("numbers")
+        .faults(memory::faults())
+        .pipeline("one", |flow| flow.filter(|_| true))
+        .build()
+        .unwrap();
+    let report = lake.resubmit(all, By::new("ada", "mended")).run(&mended).await.unwrap();
+    assert_eq!((report.succeeded, report.damaged), (2, 1));
 }

@@ -59,6 +59,18 @@ async fn a_slow_stream_is_stored_in_objects_of_many_hours() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn objects_close_by_bytes() {
+    let shaky = Shaky::default();
+    let all = records("orders", "0", 0..40);
+    let each = all.iter().map(Record::size).max().unwrap();
+    let small = LakeWriter::new(&shaky.lake()).bytes(10 * each).linger(Duration::from_secs(60));
+    store(&stream_of("orders", &all), &small).await;
+    let paths = shaky.paths().await;
+    assert!((4..=6).contains(&paths.len()), "{paths:?}");
+    assert_eq!(shaky.lake().verify("orders").await.unwrap().records, 40);
+}
+
+#[tokio::test(start_paused = true)]
 async fn objects_close_by_age_when_input_is_quiet() {
     let shaky = Shaky::default();
     let stream = stream_of("orders", &records("orders", "0", 0..3));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::console::Console;
-use crate::text::thousands;
+use crate::text::{span, thousands};
 
 const EVERY: Duration = Duration::from_millis(200);
 const WIDTH: usize = 24;
@@ -60,7 +60,8 @@ fn line(step: Step, what: &str, elapsed: Duration) -> String {
     );
     if part > 0.01 && part < 1.0 {
         let left = secs / part - secs;
-        line.push_str(&format!(", {left:.0} s left"));
+        let left = if left < 120.0 { format!("{left:.0} s") } else { span(left) };
+        line.push_str(&format!(", {left} left"));
     }
     line
 }
@@ -76,6 +77,8 @@ mod tests {
             line(step, "records", Duration::from_secs(2)),
             "[######------------------]  25 %  1,000 records, 500/s, 6 s left"
         );
+        let long = line(step, "records", Duration::from_secs(3_600));
+        assert!(long.ends_with(", 3.0 h left"), "{long}");
         let unknown = Step { part: f64::NAN, count: 0 };
         assert!(
             line(unknown, "records", Duration::ZERO)

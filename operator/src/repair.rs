@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
 use crate::process::Where;
-use crate::replay::{Sending, names, note_damaged, skipped, tell};
+use crate::replay::{Sending, looked_at, names, note_damaged, skipped, tell};
 use crate::text::{bytes_counted, counted, escaped};
 
 #[derive(Clone, Debug, Args)]
@@ -174,7 +174,11 @@ where
                 "pipelines": names(&processor),
             });
             let counts = match &by {
-                None => lake.dry_run(&range.selection).await?,
+                None => {
+                    let counts = lake.dry_run(&range.selection).await?;
+                    exit = exit.worse(looked_at(&counts));
+                    counts
+                }
                 Some(by) => {
                     let what = Sending {
                         source: lake.replay(range.selection.clone()),

@@ -105,6 +105,16 @@ pub(crate) fn bytes_counted(bytes: u64) -> String {
     unreachable!("the last unit takes everything")
 }
 
+/// A span of so many seconds: `12.5 s`, `45 min`, `30.1 h`, `694.6 d`.
+pub(crate) fn span(secs: f64) -> String {
+    match secs {
+        ..120.0 => format!("{secs:.1} s"),
+        120.0..7_200.0 => format!("{:.0} min", secs / 60.0),
+        7_200.0..172_800.0 => format!("{:.1} h", secs / 3_600.0),
+        _ => format!("{:.1} d", secs / 86_400.0),
+    }
+}
+
 /// How a cell stands in its column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -185,6 +195,8 @@ mod tests {
         assert_eq!(bytes_counted(999_999), "1.0 MB");
         assert_eq!(bytes_counted(u64::MAX), "18446744.1 TB");
         assert_eq!([counted(1, "fault"), counted(2_000, "fault")], ["1 fault", "2,000 faults"]);
+        let spans = [0.0, 119.9, 120.0, 7_199.0, 7_200.0, 172_799.0, 60_014_812.5].map(span);
+        assert_eq!(spans, ["0.0 s", "119.9 s", "2 min", "120 min", "2.0 h", "48.0 h", "694.6 d"]);
         assert_eq!([shortened("abcd", 4), shortened("abcde", 4)], ["abcd", "abc…"]);
     }
 

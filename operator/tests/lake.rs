@@ -55,8 +55,12 @@ async fn l4_what_is_damaged_or_gone_is_named() {
     assert_eq!(sound.exit, Exit::Done);
     assert!(sound.out.starts_with("orders: sound, 40 records in "), "{}", sound.out);
 
+    let whole = ["repair", "--shard", "0", "--from", "0", "--to", "38"];
+    assert_eq!(world.ask(&whole).await.exit, Exit::Done);
+
     let objects = world.ask(&["lake", "ls", "orders", "--json"]).await.json();
     let path = |at: usize| objects["objects"][at]["path"].as_str().unwrap().to_owned();
+    assert!(path(1).contains("/0-"), "of shard 0: {}", path(1));
     let torn = world.path("lake").join(path(1));
     let bytes = std::fs::read(&torn).unwrap();
     std::fs::write(&torn, &bytes[..bytes.len() / 2]).unwrap();
@@ -77,9 +81,14 @@ async fn l4_what_is_damaged_or_gone_is_named() {
         shown.out
     );
 
-    // a replay skips it, and says so
+    // a replay skips it, and says so; a dry run, too
+    let dry = world.ask(&["replay", "--json"]).await;
+    dry.says(Exit::Partly, &["skipped, as it cannot be read", &path(1)]);
+    assert!(dry.document()["records"].as_u64().unwrap() < 40);
+    world.ask(&whole).await.says(Exit::Partly, &["does not have all of it"]);
     let replay = world.ask(&["replay", "--send", "--why", "a test", "--who", "ada"]).await;
     replay.says(Exit::Partly, &["skipped, as it cannot be read", &path(1)]);
+    assert!(!replay.err.contains("not finished"), "it would be skipped again: {}", replay.err);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::Stage;
+use super::{Flow, Stage};
 use crate::record::Position;
 use crate::settle::{Flag, LaneBatch, LaneState};
 use crate::unit::{Lineage, Received, Uow};
@@ -34,8 +34,10 @@ pub(crate) struct Feed {
 /// So many batches are never looked through.
 const THIN_FROM: usize = 16;
 
-/// What is asked before a record of a gated batch enters the flow: batch, index and epoch.
-pub(crate) type Gate = Box<dyn FnMut(&Arc<LaneBatch>, u32, u32, &mut Context<'_>) -> Entry + Send>;
+/// What is asked before a record of a gated batch enters the flow: batch, index and epoch, and whether the flow takes
+/// what could not be read.
+pub(crate) type Gate =
+    Box<dyn FnMut(&Arc<LaneBatch>, u32, u32, bool, &mut Context<'_>) -> Entry + Send>;
 
 /// What a gate says of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +115,7 @@ impl Feed {
     /// Looks whether the next record enters the flow, where that cannot be told at a glance.
     #[cold]
     #[inline(never)]
-    fn look(&mut self, lane: &LaneState, cx: &mut Context<'_>) -> Look {
+    fn look(&mut self, lane: &LaneState, unreadable: bool, cx: &mut Context<'_>) -> Look {
         if lane.has(STOPS) {
             // halted: the flow drains, and is built anew. Paused: the lane wakes when it goes on, or drains
             let over = Flag::HALTED | Flag::FATAL | Flag::LOST | Flag::DRAINING;
@@ -137,7 +139,7 @@ impl Feed {
             };
         };
         if batch.batch.gated || lane.has(Flag::SKIPPING) {
-            match (self.gate)(batch, self.index, self.epoch, cx) {
+            match (self.gate)(batch, self.index, self.epoch, unreadable, cx) {
                 Entry::Open => {}
                 Entry::Wait => return Look::Waits,
                 Entry::Taken => {
@@ -197,6 +199,8 @@ pub struct Input {
     lane: Arc<LaneState>,
     feed: Option<Box<Feed>>,
     back: Arc<std::sync::Mutex<Option<Box<Feed>>>>,
+    /// Whether records enter that their transport could not read.
+    unreadable: bool,
 }
 
 impl Input {
@@ -205,7 +209,38 @@ impl Input {
         feed: Option<Box<Feed>>,
         back: Arc<std::sync::Mutex<Option<Box<Feed>>>>,
     ) -> Self {
-        Self { lane, feed, back }
+        Self { lane, feed, back, unreadable: false }
+    }
+}
+
+impl Flow<Input> {
+    /// Takes records, too, that their transport could not read. Without it such a record is a fault of the pipeline
+    /// before its first stage; with it, it enters as it is: without payload, under the header
+    /// [`UNREADABLE`](crate::source::UNREADABLE), which says why. For a pipeline that keeps whatever comes, as that of a data
+    /// lake does.
+    ///
+    /// ```
+    /// use streambreaker::prelude::*;
+    /// use streambreaker::source::UNREADABLE;
+    /// use streambreaker::{Position, Record, Shutdown, memory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lost = Record::new("orders", "0", Position::from(1), "").with_header(UNREADABLE, "9 GB in one line");
+    /// let processor = Processor::builder("keeper")
+    ///     .faults(memory::faults())
+    ///     .pipeline("keep", |flow| flow.with_unreadable().map(|received| received.record().clone()))
+    ///     .pipeline("read", |flow| flow.json::<serde_json::Value>())
+    ///     .build()?;
+    /// let report = processor.run_from(memory::records([lost])?, Shutdown::never()).await?;
+    /// assert_eq!(report.pipelines["keep"].done, 1);
+    /// assert_eq!(report.pipelines["read"].faulted, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_unreadable(mut self) -> Self {
+        self.stage.unreadable = true;
+        self
     }
 }
 
@@ -232,7 +267,7 @@ impl Stage for Input {
         loop {
             // nearly always there is nothing to be asked but for the next record
             if feed.index >= feed.open || this.lane.has(STOPS | Flag::SKIPPING) {
-                match feed.look(&this.lane, cx) {
+                match feed.look(&this.lane, this.unreadable, cx) {
                     Look::Goes => {}
                     Look::Again => continue,
                     Look::Waits => return Poll::Pending,

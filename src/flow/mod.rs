@@ -7,6 +7,7 @@
 //!
 //! | combinator | what it is for |
 //! |---|---|
+//! | [`with_unreadable`](Flow::with_unreadable) | let in what the transport could not read |
 //! | [`filter`](Flow::filter), [`of_type`](Flow::of_type) | keep out what is not for this pipeline |
 //! | [`map`](Flow::map), [`try_map`](Flow::try_map), [`filter_map`](Flow::filter_map), [`inspect`](Flow::inspect) | make another value |
 //! | [`json`](Flow::json), [`decode`](Flow::decode), [`validate`](Flow::validate), [`ensure`](Flow::ensure) | from bytes to a value that can be relied on |

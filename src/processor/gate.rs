@@ -191,19 +191,20 @@ impl GateKeeper {
         self.max_deliveries.is_some_and(|most| deliveries >= suspect_from(most))
     }
 
-    /// Decides on one record.
+    /// Decides on one record; `unreadable` says whether the flow takes what could not be read.
     pub(crate) fn ask(
         &mut self,
         batch: &Arc<LaneBatch>,
         index: u32,
         epoch: u32,
+        unreadable: bool,
         cx: &mut Context<'_>,
     ) -> Entry {
         if batch.is_settled(index as usize) {
             return Entry::Open; // it is not taken again
         }
         let record = &batch.batch.records[index as usize];
-        let refusal = if let Some(reason) = record.header(UNREADABLE) {
+        let refusal = if let Some(reason) = record.header(UNREADABLE).filter(|_| !unreadable) {
             let text =
                 format!("the transport could not read it: {}", String::from_utf8_lossy(reason));
             Some(StepError::new(Class::Fault, text).with_name("Unreadable"))

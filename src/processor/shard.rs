@@ -145,7 +145,9 @@ impl Shard {
                 make: pipeline.make.clone(),
                 feed: Feed::new(
                     more,
-                    Box::new(move |batch, index, epoch, cx| asked.ask(batch, index, epoch, cx)),
+                    Box::new(move |batch, index, epoch, unreadable, cx| {
+                        asked.ask(batch, index, epoch, unreadable, cx)
+                    }),
                 ),
                 random: core.random.clone(),
                 patience: pipeline.patience,

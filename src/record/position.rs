@@ -63,6 +63,42 @@ impl Position {
             _ => None,
         }
     }
+
+    /// The least position behind this one: where a range begins that begins right behind it. Whether a record lies there
+    /// only its transport knows. Of a text it is the text and NUL. None where what follows has no name: behind the last
+    /// pair, and behind a text or a number of [`MAX_LEN`](Self::MAX_LEN) bytes.
+    ///
+    /// ```
+    /// use streambreaker::Position;
+    ///
+    /// assert_eq!(Position::from(9).successor(), Some(Position::from(10)));
+    /// assert_eq!(Position::pair(7, u64::MAX).successor(), Some(Position::pair(8, 0)));
+    /// ```
+    pub fn successor(&self) -> Option<Self> {
+        let repr = match &self.0 {
+            Repr::Int(n) => match n.checked_add(1) {
+                Some(next) => Repr::Int(next),
+                None => Repr::Long(Kind::Digits, (u128::from(*n) + 1).to_string().into()),
+            },
+            Repr::Pair(a, b) => match b.checked_add(1) {
+                Some(b) => Repr::Pair(*a, b),
+                None => Repr::Pair(a.checked_add(1)?, 0),
+            },
+            Repr::Long(Kind::Digits, digits) => {
+                let kept = digits.trim_end_matches('9');
+                let nines = digits.len() - kept.len();
+                let (rest, last) = kept.split_at(kept.len().saturating_sub(1));
+                let last = last.bytes().next().map_or(1, |digit| digit - b'0' + 1);
+                let next = format!("{rest}{last}{}", "0".repeat(nines));
+                Repr::Long(Kind::Digits, (next.len() <= Self::MAX_LEN).then_some(next)?.into())
+            }
+            Repr::Long(Kind::Text, text) => {
+                let next = (text.len() < Self::MAX_LEN).then(|| format!("{text}\0"))?;
+                Repr::Long(Kind::Text, next.into())
+            }
+        };
+        Some(Self(repr))
+    }
 }
 
 impl From<u64> for Position {
@@ -206,12 +242,38 @@ mod tests {
         assert!("x".repeat(1025).parse::<Position>().is_err());
     }
 
+    #[test]
+    fn what_has_no_name_is_no_successor() {
+        assert_eq!(Position::from(u64::MAX).successor(), Some(p("18446744073709551616")));
+        assert_eq!(p("99999999999999999999").successor(), Some(p("100000000000000000000")));
+        assert_eq!(p("m-1").successor(), Some(p("m-1\0")));
+        for last in [Position::pair(u64::MAX, u64::MAX), p(&"9".repeat(1024)), p(&"x".repeat(1024))]
+        {
+            assert_eq!(last.successor(), None);
+        }
+    }
+
     proptest! {
         #[test]
         fn what_prints_parses_to_the_same(text in "[0-9]{1,60}|[0-9]{1,20}-[0-9]{1,20}|[a-z0-9-]{1,40}") {
             let position = p(&text);
             prop_assert_eq!(position.to_string(), text.clone());
             prop_assert_eq!(p(&position.to_string()), position);
+        }
+
+        #[test]
+        fn between_a_position_and_its_successor_lies_none(
+            text in "[0-9]{1,60}|9{15,25}|[0-9]{1,20}-[0-9]{1,20}|[0-9]{1,5}-18446744073709551615|[a-z0-9-]{1,12}",
+            other in "[0-9]{1,60}|[0-9]{1,20}-[0-9]{1,20}|[a-z0-9-]{1,12}",
+            tail in "[\\x00-\\x02a]{0,2}",
+        ) {
+            let position = p(&text);
+            let next = position.successor().expect("it has a name");
+            prop_assert!(position < next);
+            prop_assert_eq!(p(&next.to_string()), next.clone(), "it prints and parses");
+            for other in [p(&other), p(&format!("{text}{tail}"))] {
+                prop_assert!(other <= position || other >= next, "{} lies between", other);
+            }
         }
 
         #[test]

@@ -68,7 +68,8 @@ fn main() -> ExitCode {
 fn logs(settings: &Settings, task: Option<Task>) -> Result<(), ExitCode> {
     let filter = match task {
         Some(Task::Run) => settings.log.filter.as_str(),
-        _ => "warn,streambreaker::audit=info",
+        // what the lake could not read is told by the commands themselves
+        _ => "warn,streambreaker::audit=info,streambreaker::lake=error",
     };
     let filter: Targets = filter.parse().map_err(|error| {
         let accepted = "a level, or targets with levels such as `warn,streambreaker=info`";

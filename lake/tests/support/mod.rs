@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ struct Inner {
     /// Every so many reads of an object one fails; 0 is none.
     fails_every: AtomicUsize,
     gets: AtomicUsize,
+    bytes_read: AtomicU64,
     /// Objects that lists do not show yet.
     hidden: Mutex<Vec<Path>>,
     hide_new: AtomicUsize,
@@ -111,6 +112,11 @@ impl Shaky {
     /// How many writes ran at once, at most.
     pub(crate) fn most_running(&self) -> usize {
         self.0.most_running.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of objects were read since it was asked last.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.0.bytes_read.swap(0, Ordering::SeqCst)
     }
 
     /// The objects that were created, in order.
@@ -218,7 +224,9 @@ impl ObjectStore for Shaky {
             return Err(broken());
         }
         self.read()?;
-        self.0.store.get_opts(location, options).await
+        let found = self.0.store.get_opts(location, options).await?;
+        self.0.bytes_read.fetch_add(found.range.end - found.range.start, Ordering::SeqCst);
+        Ok(found)
     }
 
     fn delete_stream(

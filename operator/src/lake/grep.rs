@@ -68,7 +68,8 @@ where
                 let records = match reader.read(ROOM).await.map_err(unread)? {
                     Read::Records { records, .. } => records,
                     Read::Gap { from, to } => {
-                        console.note(&format!("missing in the lake: between {from} and {to}"));
+                        let from = escaped(&from.to_string());
+                        console.note(&format!("missing in the lake: from {from} up to {to}"));
                         continue;
                     }
                     _ => break,

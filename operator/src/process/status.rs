@@ -12,7 +12,7 @@ use crate::args::Output;
 use crate::console::{Console, Tone};
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
-use crate::text::{Align, Table, bytes_counted, counted, escaped, thousands};
+use crate::text::{Align, Table, bytes_counted, counted, escaped, span, thousands};
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -163,7 +163,7 @@ fn text(status: &Shown, console: &Console) -> String {
         counted(stored, "fault")
     ));
     if unconfirmed > 0 {
-        let waits = format!(", {unconfirmed} not yet stored, for {oldest_seconds:.0} s");
+        let waits = format!(", {unconfirmed} not yet stored, for {}", span(oldest_seconds));
         text.push_str(&console.toned(Tone::Bad, &waits));
     }
     text.push('\n');
@@ -229,7 +229,7 @@ fn text(status: &Shown, console: &Console) -> String {
             let unread = source.and_then(|source| source.lag_records).map(thousands);
             let failed = source.and_then(|source| source.last_error.as_ref());
             let error = match failed {
-                Some((class, ago)) => Some(format!("source: {class}, {ago:.0} s ago")),
+                Some((class, ago)) => Some(format!("source: {class}, {} ago", span(*ago))),
                 None => lane.last_class.clone(),
             };
             let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
@@ -238,7 +238,7 @@ fn text(status: &Shown, console: &Console) -> String {
                 lane.pipeline.clone(),
                 or_dash(lane.position.clone()),
                 or_dash(lane.oldest.clone()),
-                format!("{:.1} s", lane.iterator_age_seconds),
+                span(lane.iterator_age_seconds),
                 thousands(lane.in_flight),
                 or_dash(unread),
                 thousands(lane.restarts),

@@ -45,6 +45,7 @@ struct Shared {
     /// In turn, again and again.
     fates: Vec<Fate>,
     creates: AtomicUsize,
+    pages: AtomicUsize,
     one_at_a_time: tokio::sync::Mutex<()>,
     /// Whether conditions are taken for other headers that nobody knows.
     deaf: AtomicBool,
@@ -80,6 +81,7 @@ impl Server {
             root: folder.path().to_owned(),
             fates: fates.to_vec(),
             creates: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
             one_at_a_time: tokio::sync::Mutex::default(),
             deaf: AtomicBool::new(false),
         });
@@ -127,6 +129,11 @@ impl Server {
     pub fn creates(&self) -> usize {
         self.shared.creates.load(Ordering::Relaxed)
     }
+
+    /// How many pages of lists were asked for; a page has 1,000 objects at most.
+    pub fn pages(&self) -> usize {
+        self.shared.pages.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Server {
@@ -149,6 +156,9 @@ async fn answer(
 ) -> io::Result<Response<s3s::Body>> {
     let creates = request.method() == Method::PUT && request.headers().contains_key(IF_NONE_MATCH);
     if !creates {
+        if request.uri().query().is_some_and(|query| query.contains("list-type=2")) {
+            shared.pages.fetch_add(1, Ordering::Relaxed);
+        }
         return done(&shared, request).await;
     }
     if shared.deaf.load(Ordering::Relaxed) {

@@ -10,7 +10,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{Position, Record, Report, Timestamp, memory};
-use streambreaker_lake::{Lake, LakeWriter};
+use streambreaker_lake::{FaultLake, FaultSelection, Lake, LakeWriter, Selection};
 use streambreaker_lake_s3::{Fate, Server};
 
 #[path = "../../support/flights.rs"]
@@ -28,9 +28,13 @@ fn records(from: u64, until: u64) -> Vec<Record> {
 
 /// Stores them in objects of ten.
 async fn store(lake: &Lake, records: Vec<Record>) -> Report {
+    store_in_objects_of(10, lake, records).await
+}
+
+async fn store_in_objects_of(size: usize, lake: &Lake, records: Vec<Record>) -> Report {
     let retry = Retry::exponential().base(Duration::from_millis(1)).cap(Duration::from_millis(5));
     let store = Resource::builder("lake").timeout(Duration::from_secs(30)).retry(retry);
-    let writer = LakeWriter::new(lake).records(10).linger(Duration::from_millis(50));
+    let writer = LakeWriter::new(lake).records(size).linger(Duration::from_millis(50));
     Processor::builder("lake-writer")
         .faults(memory::faults())
         .pipeline("store", writer.pipeline(&store.build().unwrap()))
@@ -107,6 +111,46 @@ async fn l2_what_is_stored_is_adopted_after_a_restart() {
     assert_eq!(server.creates() - before, 4, "only what is new");
     let verified = lake.verify("numbers").await.unwrap();
     assert_eq!((verified.records, &*verified.findings), (140, &[][..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_l6_more_objects_than_a_page_of_a_list_has_are_found_adopted_and_replayed() {
+    const MANY: u64 = 1_050;
+    let server = Server::start().await;
+    let lake = Lake::new(server.store()).in_folder("lake");
+    store_in_objects_of(1, &lake, records(0, MANY)).await;
+    assert_eq!(server.creates() as u64, MANY);
+    // faults lie beside them, and one more stream
+    let faulting = Processor::builder("numbers")
+        .faults(FaultLake::new(&lake))
+        .pipeline("none", |flow| flow.ensure(|_| Err::<(), _>("none will do")))
+        .flood_guard(streambreaker::fault::FloodGuard::off())
+        .build()
+        .unwrap();
+    for record in records(0, 3) {
+        faulting.process([record]).await;
+    }
+
+    // a writer that begins anew adopts those of the second page, too
+    let lake = Lake::new(server.store()).in_folder("lake");
+    let (creates, pages) = (server.creates(), server.pages());
+    let report = store_in_objects_of(1, &lake, records(MANY - 100, MANY + 1)).await;
+    assert_eq!(report.pipelines["store"].done, 101);
+    assert_eq!(server.creates() - creates, 1, "only what is new");
+    assert!(server.pages() - pages >= 2, "the list has pages: {}", server.pages() - pages);
+
+    let verified = lake.verify("numbers").await.unwrap();
+    assert_eq!(
+        (verified.objects, verified.records, &*verified.findings),
+        (MANY + 1, MANY + 1, &[][..])
+    );
+    let manifest = lake.manifest("numbers").await.unwrap();
+    assert_eq!(manifest.objects.len() as u64, MANY + 1);
+    assert_eq!(manifest.covered(&"0".into()).len(), 1, "they join");
+    assert_eq!(lake.dry_run(&Selection::of("numbers")).await.unwrap().records, MANY + 1);
+    let one = Selection::of("numbers").id((MANY - 1).to_string());
+    assert_eq!(lake.dry_run(&one).await.unwrap().records, 1);
+    assert_eq!(lake.faults(&FaultSelection::of("numbers")).await.unwrap().faults.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
