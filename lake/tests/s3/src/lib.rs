@@ -3,7 +3,8 @@
 //! The protocol (conditions, lists in pages, errors) is that of `s3s-fs`. Where it is not as S3 is, that is made good here. It
 //! looks whether an object is there and writes it in two steps, so of two requests with `If-None-Match: *` at once both can win;
 //! on S3 one wins, so those are let in one at a time. And it fails where more of an object's end is asked for than it has; S3
-//! gives all of it. For that, headers change on the way, so requests are not signed.
+//! gives all of it. For that, requests change on the way, so they are not signed. And a list has small pages, as S3 may give them:
+//! with the thousand objects that it gives as a rule, a list of several pages would take minutes to make.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -19,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderValue, IF_NONE_MATCH, RANGE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::{BackoffConfig, RetryConfig};
@@ -60,6 +61,9 @@ pub struct Server {
 }
 
 const BUCKET: &str = "lake";
+
+/// How many objects and folders a page of a list has at most.
+pub const PAGE: usize = 20;
 
 impl Server {
     /// Starts one on which all goes well.
@@ -130,7 +134,7 @@ impl Server {
         self.shared.creates.load(Ordering::Relaxed)
     }
 
-    /// How many pages of lists were asked for; a page has 1,000 objects at most.
+    /// How many pages of lists were asked for; a page has [`PAGE`] objects at most.
     pub fn pages(&self) -> usize {
         self.shared.pages.load(Ordering::Relaxed)
     }
@@ -158,6 +162,8 @@ async fn answer(
     if !creates {
         if request.uri().query().is_some_and(|query| query.contains("list-type=2")) {
             shared.pages.fetch_add(1, Ordering::Relaxed);
+            let of_pages = format!("{}&max-keys={PAGE}", request.uri());
+            *request.uri_mut() = of_pages.parse::<Uri>().map_err(io::Error::other)?;
         }
         return done(&shared, request).await;
     }
