@@ -105,6 +105,7 @@ fn all(mut bench: Bench<'_>) {
     bench.measure("filter_map", |flow| flow.filter_map(|r| Some(r.payload().len())));
     bench.measure("map", |flow| flow.map(|r| r.payload().len()));
     bench.measure("try_map", |flow| flow.try_map(|r| Ok(r.payload().len())));
+    bench.measure("not_in_replay", |flow| flow.not_in_replay());
     bench.measure("inspect", |flow| flow.inspect(|r| drop(r.payload().clone())));
     let typed = |n| format!(r#"{{"type":"{}","n":{n}}}"#, if n % 2 == 0 { "a" } else { "c" });
     bench.measure_over("of_type", typed, |flow| flow.of_type(["a", "b"]));

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,9 @@ use streambreaker::config::Config;
 use streambreaker::memory::{self, Inject};
 use streambreaker::prelude::*;
 use streambreaker::sink::{Limits, Outcomes};
-use streambreaker::{By, Delivery, FaultEvent, Position, ProcessorBuilder, Record, RunError, Sink};
+use streambreaker::{
+    By, Delivery, FaultEvent, PartPath, Position, ProcessorBuilder, Record, RunError, Sink,
+};
 use support::*;
 
 #[tokio::test(start_paused = true)]
@@ -91,6 +94,43 @@ async fn what_comes_again_does_not_move_what_went_by() {
     let report = processor.run_from(replay.consumer("g"), Shutdown::never()).await.unwrap();
     assert_eq!(report.pipelines["totals"].done, 42, "{report}");
     assert_eq!(report.pipelines["search"].passed_by.len(), 2, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_what_stands_behind_not_in_replay_happens_once() {
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let mail = Resource::builder("mail").timeout(Duration::from_secs(1)).build().unwrap();
+    let mails = sent.clone();
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .pipeline("mails", move |flow| {
+            let sent = mails.clone();
+            flow.json::<u64>().map(|n| *n).not_in_replay().parallel(
+                2,
+                &mail,
+                async move |n: &u64| {
+                    sent.lock().unwrap().push(*n);
+                    Ok(())
+                },
+            )
+        })
+        .build()
+        .unwrap();
+    let deliveries = [
+        Delivery::Live,
+        Delivery::Replay { run: uuid::Uuid::from_u128(7) },
+        Delivery::Resubmit { fault: uuid::Uuid::from_u128(8), attempt: 1, part: PartPath::whole() },
+    ];
+    let stream = memory::Stream::new("numbers", 1);
+    for (n, delivery) in (0..).zip(deliveries) {
+        let record = Record::new("numbers", "0", Position::from(n), n.to_string());
+        stream.push_record(record.with_delivery(delivery)).unwrap();
+    }
+    stream.close();
+    let report = processor.run_from(stream.consumer("g"), Shutdown::never()).await.unwrap();
+    let mails = &report.pipelines["mails"];
+    assert_eq!((mails.done, mails.filtered), (2, 1), "{report}");
+    assert_eq!(*sent.lock().unwrap(), [0, 2]);
 }
 
 fn renamed() -> ProcessorBuilder {

@@ -78,7 +78,7 @@ pub type DryRun = Counts;
 ///
 /// # Effects
 /// `publish` is muted in a replay, and every `bulk_write` that says `on_replay(OnReplay::Mute)`; a step of another kind
-/// that must not happen again is kept from it by `filter(|event| !event.delivery().is_replay())` before it.
+/// that must not happen again stands behind a [`not_in_replay`](streambreaker::Flow::not_in_replay).
 ///
 /// # What cannot be read
 /// It is skipped and reported: in a warning, in [`Progress`], and, where the writer knew of records in between, as a gap in

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`with_unreadable`](Flow::with_unreadable) | let in what the transport could not read |
 //! | [`filter`](Flow::filter), [`of_type`](Flow::of_type) | keep out what is not for this pipeline |
+//! | [`not_in_replay`](Flow::not_in_replay) | keep what follows from a replay |
 //! | [`map`](Flow::map), [`try_map`](Flow::try_map), [`filter_map`](Flow::filter_map), [`inspect`](Flow::inspect) | make another value |
 //! | [`json`](Flow::json), [`decode`](Flow::decode), [`validate`](Flow::validate), [`ensure`](Flow::ensure) | from bytes to a value that can be relied on |
 //! | [`group_by`](Flow::group_by), [`group_by_some`](Flow::group_by_some), [`compact`](Flow::compact) | several units into one |
@@ -56,6 +57,7 @@ mod inline;
 mod input;
 mod inspect;
 mod map;
+mod not_in_replay;
 mod of_type;
 mod parallel;
 mod parallel_by_key;

@@ -94,6 +94,7 @@ ours! {
     map: Shape::inline(), |flow, _work| flow.map(|received| received), |flow| flow.map(|received| received);
     try_map: Shape::inline(), |flow, _work| flow.try_map(Ok), |flow| flow.try_map(|_| Err::<(), _>("no").fault());
     inspect: Shape::inline(), |flow, _work| flow.inspect(|_| ()), |flow| flow.inspect(|_| ());
+    not_in_replay: Shape::inline(), |flow, _work| flow.not_in_replay(), |flow| flow.not_in_replay();
     of_type: Shape::inline(), |flow, _work| flow.of_type(|_: &str| true), |flow| flow.of_type("none");
     json: Shape::inline(), |flow, _work| flow.json::<serde_json::Value>(), |flow| flow.json::<u32>();
     decode: Shape::inline(),
