@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -684,4 +684,43 @@ async fn f3_a_bulk_write_faults_what_ran_out_and_sends_what_was_accepted_no_more
         *sent.entry(**item).or_default() += 1;
     }
     assert!(sent.iter().all(|(n, times)| *times == if n % 10 == 3 { 3 } else { 1 }), "{sent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_f11_parts_of_a_group_that_forms_differently_from_flow_to_flow_have_no_fault_twice() {
+    let stream = Stream::new("numbers", 1);
+    (0..6).for_each(|n| drop(stream.push(n.to_string())));
+    stream.close();
+    let faults = memory::faults();
+    let (flows, tries) = (AtomicUsize::new(0), Effects::default());
+    let db = once("db");
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .seed(1)
+        .pipeline("all", move |flow| {
+            // of two, then with others, and of the same two again
+            let sizes = [2, 3, 2, 6, 2, 3, 2];
+            let items = sizes[flows.fetch_add(1, Ordering::SeqCst) % sizes.len()];
+            let tries = tries.clone();
+            flow.json::<u64>()
+                .compact(|_| 0, Window::items(items))
+                .split(|n| [(*n, 0), (*n, 1)])
+                .parallel(8, &db, async move |(_, part): &(u64, u32)| {
+                    if *part == 0 {
+                        Err("poison").fault()
+                    } else if tries.note(1) < 40 {
+                        Err("down").transient()
+                    } else {
+                        Ok(())
+                    }
+                })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!(report.pipelines["all"].faulted, 6, "{report}");
+    let events = faults.events();
+    let ids: BTreeSet<_> = events.iter().map(|event| event.id).collect();
+    assert_eq!((events.len(), report.faults_stored), (ids.len(), ids.len() as u64));
 }
