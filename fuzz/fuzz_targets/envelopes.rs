@@ -43,7 +43,8 @@ impl Members {
     /// A string, or a whole number as it is written.
     fn name(&self, name: &str) -> Option<String> {
         let (_, raw) = self.0.iter().find(|(key, _)| key == name)?;
-        let whole = serde_json::from_str::<serde_json::Number>(raw.get()).is_ok()
+        // of any length: a number that nothing could calculate with is a name all the same
+        let whole = raw.get().starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
             && !raw.get().contains(['.', 'e', 'E']);
         if whole { Some(raw.get().to_owned()) } else { self.text(name) }
     }
