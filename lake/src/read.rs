@@ -74,17 +74,20 @@ impl Progress {
     }
 
     pub(crate) fn note_damaged(&self, path: String, damage: Damage) {
-        let mut counts = self.lock();
-        // of an object that is sealed by a key that is forgotten each record is
-        if counts.damaged.last().is_some_and(|last| (&last.0, &last.1) == (&path, &damage)) {
-            return;
+        {
+            let mut counts = self.lock();
+            // of an object that is sealed by a key that is forgotten each record is
+            if counts.damaged.last().is_some_and(|last| (&last.0, &last.1) == (&path, &damage)) {
+                return;
+            }
+            counts.damaged.push((path.clone(), damage.clone()));
         }
+        // not under the lock: whoever listens may ask how far it is
         tracing::warn!(
             target: "streambreaker::lake", object = %path.escape_debug(), %damage,
             "an object of the lake cannot be read, in part or as a whole; that is skipped",
         );
         count_damaged();
-        counts.damaged.push((path, damage));
     }
 
     /// An object is done with, of which so many records had not been passed one by one.
