@@ -131,7 +131,12 @@ struct Ready {
 struct Known {
     ledger: Ledger,
     manifest: Manifest,
+    /// What it has of the faults that come next.
+    held: Held,
 }
+
+/// Records that the lake holds, by shard and position.
+type Held = BTreeMap<(ShardId, Position), Record>;
 
 impl Lake {
     /// Sends faults again, each to the pipeline that refused it.
@@ -365,7 +370,8 @@ impl Resubmission {
                 if !streams.contains_key(stream) {
                     let ledger = Ledger::open(&self.lake, stream)?;
                     let manifest = self.lake.manifest(stream).await?;
-                    streams.insert(stream.to_owned(), Known { ledger, manifest });
+                    let held = Held::new();
+                    streams.insert(stream.to_owned(), Known { ledger, manifest, held });
                 }
             }
             // most of them may be settled: those are passed at the speed of the store, not one by one
@@ -381,6 +387,15 @@ impl Resubmission {
                 }
             }));
             let rows: Vec<Result<Row, Refused>> = rows.buffered(AT_ONCE).try_collect().await?;
+            // so are their records: what lies together is read once
+            let open = faults.iter().zip(&rows);
+            let open =
+                open.filter(|(_, row)| row.as_ref().is_ok_and(|row| !row.state().is_final()));
+            let records = || open.clone().flat_map(|(fault, _)| &fault.records);
+            for known in streams.values_mut() {
+                let whole = records().filter(|faulted| faulted.claim.is_none());
+                known.held = self.lake.held(&known.manifest, whole).await?;
+            }
             for (fault, row) in faults.into_iter().zip(rows) {
                 let id = fault.id;
                 let Some(known) = streams.get(self.stream_of(&fault)) else { continue };
@@ -487,16 +502,20 @@ impl Resubmission {
         if attempts >= self.attempts {
             return Ok(Err(Refused::TooOften { attempts }));
         }
-        let held = self.lake.held(&known.manifest, &fault.records).await?;
+        // those that were too large for the fault are read for it alone: there may be many
+        let claimed = fault.records.iter().filter(|faulted| faulted.claim.is_some());
+        let claimed = self.lake.held(&known.manifest, claimed).await?;
         let mut records = Vec::with_capacity(fault.records.len());
         for faulted in &fault.records {
             let FaultRecord { record, part, claim } = faulted;
             let position = record.position().to_string();
-            let held = held.get(&(record.shard().clone(), record.position().clone())).cloned();
+            let held = if claim.is_some() { &claimed } else { &known.held };
+            let held = held.get(&(record.shard().clone(), record.position().clone()));
+            let held = held.filter(|held| held.stream() == record.stream());
             let record = match (claim, held) {
                 (Some(_), None) => return Ok(Err(Refused::NoRecord { position })),
-                (Some(_), Some(held)) => held,
-                (None, Some(held)) if !self.trusted && !same(&held, record) => {
+                (Some(_), Some(held)) => held.clone(),
+                (None, Some(held)) if !self.trusted && !same(held, record) => {
                     return Ok(Err(Refused::OtherRecord { position }));
                 }
                 (None, _) => record.clone(),
@@ -531,28 +550,20 @@ impl Resubmission {
         if !ledger.append(id, row, sent).await? {
             return Ok(Err(Refused::Concurrent));
         }
-        let mut mine: Vec<(Record, Uuid)> = Vec::with_capacity(records.len());
-        for (record, work) in records {
-            // whose it is, and what became of that
-            let owner = match readable(ledger.claim(work, id).await)? {
-                Ok(None) => Ok(None),
-                Ok(Some(owner)) => readable(ledger.row(owner).await)?.map(|row| Some(row.state())),
-                Err(refused) => Err(refused),
-            };
-            let refused = match owner {
-                // another fault held it too, and that was processed
-                Ok(Some(FaultState::Succeeded { .. })) => continue,
-                Ok(Some(FaultState::Resubmitted { .. })) => Refused::Concurrent,
-                Err(refused) => refused,
-                Ok(state) => {
-                    if state.is_some() {
-                        ledger.take_over(work, id).await?;
-                    }
-                    mine.push((record, work));
-                    continue;
-                }
-            };
-            self.give_up(ledger, &mine).await?;
+        let claims = stream::iter(records.into_iter().map(|(record, work)| async move {
+            claimed(ledger, work, id).await.map(|claimed| ((record, work), claimed))
+        }));
+        let claims: Vec<_> = claims.buffered(AT_ONCE).try_collect().await?;
+        let (mut mine, mut refused) = (Vec::with_capacity(claims.len()), None);
+        for (record, claimed) in claims {
+            match claimed {
+                Ok(true) => mine.push(record),
+                Ok(false) => {}
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        if let Some(refused) = refused {
+            give_up(ledger, &mine).await?;
             ledger.append(id, row, self.entry(FaultState::Pending, run)).await?;
             return Ok(Err(refused));
         }
@@ -575,18 +586,38 @@ impl Resubmission {
         };
         if !matches!(state, FaultState::Succeeded { .. }) {
             // what was settled all the same keeps its claim only within this fault
-            self.give_up(ledger, &mine).await?;
+            give_up(ledger, &mine).await?;
         }
         ledger.append(id, row, self.entry(state, run)).await?;
         Ok(Ok(()))
     }
+}
 
-    async fn give_up(&self, ledger: &Ledger, mine: &[(Record, Uuid)]) -> Result<(), LakeError> {
-        for (_, work) in mine {
-            ledger.give_up(*work).await?;
+/// Claims a record for a fault; `false` when another fault held it too, and that was processed.
+async fn claimed(
+    ledger: &Ledger,
+    work: Uuid,
+    fault: Uuid,
+) -> Result<Result<bool, Refused>, LakeError> {
+    let owner = match readable(ledger.claim(work, fault).await)? {
+        Ok(None) => return Ok(Ok(true)),
+        Ok(Some(owner)) => owner,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    Ok(match readable(ledger.row(owner).await)?.map(|row| row.state()) {
+        Ok(FaultState::Succeeded { .. }) => Ok(false),
+        Ok(FaultState::Resubmitted { .. }) => Err(Refused::Concurrent),
+        Ok(_) => {
+            ledger.take_over(work, fault).await?;
+            Ok(true)
         }
-        Ok(())
-    }
+        Err(refused) => Err(refused),
+    })
+}
+
+async fn give_up(ledger: &Ledger, mine: &[(Record, Uuid)]) -> Result<(), LakeError> {
+    let works = stream::iter(mine.iter().map(|(_, work)| Ok(*work)));
+    works.try_for_each_concurrent(AT_ONCE, |work| ledger.give_up(work)).await
 }
 
 /// What the ledger says; where it cannot be read, that is the fault's matter, and of no other.
@@ -619,35 +650,34 @@ fn work_id(fault: &FaultEvent, faulted: &FaultRecord) -> Uuid {
 }
 
 impl Lake {
-    /// The records that the lake holds where these lie, by shard and position. Each group of rows is read once.
-    async fn held(
+    /// The records that the lake holds where these lie. No object is read more than once.
+    async fn held<'a>(
         &self,
         manifest: &Manifest,
-        like: &[FaultRecord],
-    ) -> Result<BTreeMap<(ShardId, Position), Record>, LakeError> {
-        let mut wanted: BTreeMap<&ShardId, BTreeSet<&Position>> = BTreeMap::new();
-        for FaultRecord { record, .. } in
-            like.iter().filter(|r| r.record.stream() == manifest.stream)
-        {
-            wanted.entry(record.shard()).or_default().insert(record.position());
+        like: impl Iterator<Item = &'a FaultRecord>,
+    ) -> Result<Held, LakeError> {
+        let mut wanted: BTreeMap<&str, BTreeSet<&Position>> = BTreeMap::new();
+        for FaultRecord { record, .. } in like.filter(|r| r.record.stream() == manifest.stream) {
+            wanted.entry(record.shard().as_str()).or_default().insert(record.position());
         }
-        let mut held = BTreeMap::new();
-        for (shard, positions) in wanted {
-            let (Some(first), Some(last)) = (positions.first(), positions.last()) else { continue };
+        let mut held = Held::new();
+        for object in &manifest.objects {
+            let footer = &object.footer;
+            let Some(positions) = wanted.get(&*footer.shard) else { continue };
+            let inside = positions.range::<Position, _>(&footer.first..).copied();
+            let mut inside = inside.take_while(|position| **position <= footer.last);
+            let Some(first) = inside.next() else { continue };
+            let last = inside.last().unwrap_or(first);
             let selection = Selection::of(&*manifest.stream)
-                .shard(shard.clone())
-                .positions((*first).clone(), (*last).clone());
-            let objects = manifest
-                .objects
-                .iter()
-                .filter(|object| selection.may_be_in(&object.footer))
-                .cloned()
-                .collect();
+                .shard(&*footer.shard)
+                .positions(first.clone(), last.clone());
             let (selection, progress) = (Arc::new(selection), Progress::default());
+            let objects = vec![object.clone()];
             let mut records = ShardRecords::new(self.clone(), selection, progress, objects, None);
             while let Some(record) = records.next().await? {
                 if positions.contains(record.position()) {
-                    held.insert((shard.clone(), record.position().clone()), record);
+                    let place = (record.shard().clone(), record.position().clone());
+                    held.entry(place).or_insert(record);
                 }
             }
         }

@@ -315,6 +315,25 @@ async fn a_record_that_was_left_out_of_its_fault_is_fetched_from_the_lake() {
     assert_eq!(effects.of(3), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_lies_together_is_read_once() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let records = numbers(0..5_000);
+    let mut log = OutcomeLog::new(records.len());
+    LakeWriter::new(&lake).write(&records, &mut log.outcomes()).await.unwrap();
+    let odd = component(&lake, &effects, |n| n % 100 == 7).process(records).await;
+    assert_eq!(odd.faults.len(), 50);
+    let objects = lake.manifest("numbers").await.unwrap().objects;
+    let stored = objects.iter().map(|object| object.size).sum::<u64>();
+    shaky.bytes_read();
+    let mended = component(&lake, &effects, |_| false);
+    assert_eq!(again(&lake).dry_run(&mended).await.unwrap().sent, 50);
+    // faults lie there as well; one by one it would be each fault's share
+    let read = shaky.bytes_read();
+    assert!(read < 10 * stored, "{read} bytes were read of {stored}");
+}
+
 /// A component that adds numbers up in groups of `size`.
 fn sums(lake: &Lake, size: usize, found: &Collect<Vec<u64>>, bad: bool) -> Processor {
     let found = found.clone();
@@ -338,6 +357,18 @@ fn sums(lake: &Lake, size: usize, found: &Collect<Vec<u64>>, bad: bool) -> Proce
         })
         .build()
         .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_records_of_a_group_are_claimed_at_once() {
+    let shaky = Shaky::default();
+    let (lake, found) = (shaky.lake(), Collect::new());
+    sums(&lake, 100, &found, true).process(numbers(0..20)).await;
+    let began = tokio::time::Instant::now();
+    let report = again(&lake).run(&sums(&lake, 3, &found, false)).await.unwrap();
+    assert_eq!((report.succeeded, report.records), (1, 10));
+    // each write takes 20 ms of the paused clock: sent, ten claims, succeeded
+    assert_eq!(began.elapsed(), Duration::from_millis(60));
 }
 
 #[tokio::test(start_paused = true)]
