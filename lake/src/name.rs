@@ -105,6 +105,11 @@ pub(crate) fn shard_folder(shard: &ShardId) -> Result<String, NameError> {
     encode(shard.as_str(), true, "shard", SHARD_MAX)
 }
 
+/// The part of an object's name that is a position.
+pub(crate) fn position_name(position: &Position) -> Result<String, NameError> {
+    encode(&position.to_string(), false, "position", POSITION_MAX)
+}
+
 /// An object of records, as its name tells: which records it may hold is known before it is opened.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ObjectName {
@@ -122,9 +127,7 @@ impl ObjectName {
     /// The name of the file.
     pub(crate) fn file(&self) -> Result<String, NameError> {
         let shard = encode(self.shard.as_str(), false, "shard", SHARD_MAX)?;
-        let position =
-            |position: &Position| encode(&position.to_string(), false, "position", POSITION_MAX);
-        let (first, last) = (position(&self.first)?, position(&self.last)?);
+        let (first, last) = (position_name(&self.first)?, position_name(&self.last)?);
         Ok(match self.turn {
             0 => format!("{shard}-{first}-{last}.parquet"),
             turn => format!("{shard}-{first}-{last}-{turn}.parquet"),

@@ -69,8 +69,11 @@ impl Progress {
     pub(crate) fn note_objects(&self, objects: &[ManifestEntry]) {
         let mut counts = self.lock();
         counts.objects += objects.len() as u64;
-        counts.stored_bytes += objects.iter().map(|object| object.size).sum::<u64>();
-        counts.stored_records += objects.iter().map(|object| object.footer.records).sum::<u64>();
+        for object in objects {
+            counts.stored_bytes += object.size;
+            // which a manifest says, and nobody has counted
+            counts.stored_records = counts.stored_records.saturating_add(object.footer.records);
+        }
     }
 
     pub(crate) fn note_damaged(&self, path: String, damage: Damage) {
@@ -95,13 +98,13 @@ impl Progress {
         let mut counts = self.lock();
         counts.objects_read += 1;
         counts.stored_bytes_read += size;
-        counts.stored_records_read += left;
+        counts.stored_records_read = counts.stored_records_read.saturating_add(left);
     }
 
     /// It is past a record, and has yielded it, or not.
     fn note_passed(&self, yielded: Option<&Record>) {
         let mut counts = self.lock();
-        counts.stored_records_read += 1;
+        counts.stored_records_read = counts.stored_records_read.saturating_add(1);
         if let Some(record) = yielded {
             counts.records += 1;
             counts.bytes += record.size() as u64;
@@ -201,7 +204,19 @@ impl ShardRecords {
 
     /// Whether there is a record at hand, so that `next` need not wait.
     pub(crate) fn has_more_at_hand(&self) -> bool {
-        !self.open.is_empty() && self.open.iter().all(|open| !open.rows.is_empty())
+        !self.open.is_empty()
+            && self.open.iter().all(|open| !open.rows.is_empty())
+            && !self.has_to_open()
+    }
+
+    /// Whether the next object may hold the next record.
+    fn has_to_open(&self) -> bool {
+        let head = self.least().and_then(|at| self.open[at].rows.front());
+        match (self.waiting.front(), head) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(object), Some(head)) => object.footer.first <= *head.record.position(),
+        }
     }
 
     fn least(&self) -> Option<usize> {
@@ -222,13 +237,7 @@ impl ShardRecords {
                     self.progress.note_read(done.size, done.left);
                 }
             }
-            let head = self.least().and_then(|at| self.open[at].rows.front());
-            let due = match (self.waiting.front(), head) {
-                (None, _) => false,
-                (Some(_), None) => true,
-                (Some(object), Some(head)) => object.footer.first <= *head.record.position(),
-            };
-            if !due {
+            if !self.has_to_open() {
                 return Ok(());
             }
             self.open_next().await?;

@@ -361,9 +361,15 @@ impl Reader for LakeReader {
             if !batch.is_empty() && self.ahead.is_none() && !self.records.has_more_at_hand() {
                 break;
             }
-            let Some(record) = self.next().await.map_err(source_error)? else {
-                self.ended = true;
-                break;
+            let record = match self.next().await {
+                Ok(Some(record)) => record,
+                Ok(None) => {
+                    self.ended = true;
+                    break;
+                }
+                // it comes again with the next read; what was taken until here does not
+                Err(_) if !batch.is_empty() => break,
+                Err(error) => return Err(source_error(error)),
             };
             if self.is_behind_gap(&record) {
                 self.ahead = Some(record);

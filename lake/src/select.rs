@@ -161,16 +161,14 @@ impl Selection {
         for position in [&self.first, &self.last, &self.before] {
             field(position.as_ref().map(Position::to_string).unwrap_or_default().as_bytes());
         }
-        let mut set = |values: &mut dyn Iterator<Item = &[u8]>| {
-            field(b"set");
-            for value in values {
-                field(value);
-            }
+        let mut set = |values: Vec<&[u8]>| {
+            field(&(values.len() as u64).to_be_bytes());
+            values.into_iter().for_each(&mut field);
         };
-        set(&mut self.shards.iter().map(|shard| shard.as_str().as_bytes()));
-        set(&mut self.kinds.iter().map(String::as_bytes));
-        set(&mut self.keys.iter().map(|key| &key[..]));
-        set(&mut self.ids.iter().map(String::as_bytes));
+        set(self.shards.iter().map(|shard| shard.as_str().as_bytes()).collect());
+        set(self.kinds.iter().map(String::as_bytes).collect());
+        set(self.keys.iter().map(|key| &key[..]).collect());
+        set(self.ids.iter().map(String::as_bytes).collect());
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
     }
 
@@ -235,6 +233,10 @@ mod tests {
             base().until(Timestamp::default()),
             base().positions(1.into(), 2.into()),
             Selection::of("s").kind("ab"),
+            // what stands between two sets is no name of anything
+            Selection::of("s").shard("set"),
+            Selection::of("s").kind("set"),
+            Selection::of("s").key("set"),
         ];
         let mut seen = BTreeSet::from([base().fingerprint()]);
         for other in others {

@@ -30,7 +30,7 @@ use crate::encode::{Encoded, Stored, encode};
 use crate::error::LakeError;
 use crate::index::Index;
 use crate::lake::{Lake, Listed, blocking};
-use crate::name::{ObjectName, TURNS, hour_number};
+use crate::name::{NameError, ObjectName, TURNS, hour_number, position_name};
 use crate::read::count_damaged;
 use crate::seal::Opener;
 
@@ -230,7 +230,15 @@ impl LakeWriter {
         left.sort_by(|a, b| items[*a].position().cmp(items[*b].position()));
         let mut waiting = VecDeque::from([left]);
         while let Some(batch) = waiting.pop_front() {
-            let batch = self.adopt(shard, items, batch, outcomes).await?;
+            let mut batch = self.adopt(shard, items, batch, outcomes).await?;
+            // any of them may come to name an object; one that cannot must not take its neighbours along
+            batch.retain(|at| match unnamable(items[*at].position()) {
+                Some(error) => {
+                    outcomes.reject(*at, error);
+                    false
+                }
+                None => true,
+            });
             for run in runs(items, batch, shard.known(), self.hours) {
                 if let Some(again) = self.write_run(shard, &folder, items, run, outcomes).await? {
                     waiting.push_back(again);
@@ -434,6 +442,12 @@ fn runs(items: &[Record], batch: Vec<usize>, stored: &Index, hours: i64) -> Vec<
         }
     }
     runs
+}
+
+/// Why no object can be named after this position.
+fn unnamable(position: &Position) -> Option<NameError> {
+    // a number of 64 bits always can
+    position.as_u64().is_none().then(|| position_name(position).err()).flatten()
 }
 
 /// Whether two records are the same, however they were delivered.

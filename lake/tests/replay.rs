@@ -513,6 +513,22 @@ async fn records_that_lie_in_two_objects_are_yielded_once_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn l1_a_read_that_fails_halfway_loses_nothing_that_was_taken() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..100);
+    shaky.hide_new(100);
+    // an object that overlaps has to be opened in the middle of another one
+    for range in [0..40usize, 20..60, 50..100] {
+        write(&lake, &all[range]).await;
+    }
+    shaky.show_all();
+    shaky.fails_every(2);
+    let (_, found) = run(lake.replay(Selection::of("orders"))).await;
+    assert_eq!(live(found), all);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_fails_for_a_while_is_waited_for() {
     let shaky = Shaky::default();
     let lake = shaky.lake();

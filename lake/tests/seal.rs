@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
-use streambreaker::{By, Class, Position, Record, RunError, memory};
+use streambreaker::source::{Change, Read, Reader, Room};
+use streambreaker::{By, Class, Delivery, Position, Record, RunError, Source, memory};
 use streambreaker_lake::{
     Damage, FaultLake, FaultSelection, Key, KeyError, KeyProvider, Keys, Lake, LakeError,
     LakeWriter, Selection,
@@ -146,8 +147,41 @@ impl KeyProvider for Flaky {
     }
 
     async fn key(&self, id: &str) -> Result<Key, KeyError> {
+        // those of the older one are at hand
+        if id == "2026" {
+            self.present("").await?;
+        }
         both().key(id).await
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_l11_a_key_that_is_late_takes_nothing_along_that_was_opened_before() {
+    let shaky = Shaky::default();
+    let all = records("orders", "0", 0..20);
+    let (even, odd): (Vec<Record>, Vec<Record>) =
+        all.iter().cloned().partition(|record| record.position().as_u64().unwrap() % 2 == 0);
+    // two owners at once, one of whom knows of the new key; both hold the first record
+    shaky.hide_new(1);
+    write(&shaky.lake().with_keys(old()), &even).await;
+    write(&shaky.lake().with_keys(both()), &[&even[..1], &odd].concat()).await;
+    shaky.show_all();
+    let lake = shaky.lake().with_keys(Flaky(AtomicUsize::new(2)));
+    let mut source = lake.replay(Selection::of("orders"));
+    let Some(Change::Assigned { mut reader, .. }) = source.next().await.unwrap() else {
+        panic!("there is a shard");
+    };
+    let (mut found, mut failed) = (Vec::new(), 0);
+    loop {
+        match reader.read(Room { records: 100, bytes: 1 << 20 }).await {
+            Ok(Read::Records { records, .. }) => found.extend(records),
+            Ok(_) => break,
+            Err(_) => failed += 1,
+        }
+    }
+    let found: Vec<_> = found.into_iter().map(|r| r.with_delivery(Delivery::Live)).collect();
+    // where something was taken already the read ends with that
+    assert_eq!((found, failed), (all, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -314,6 +314,22 @@ async fn l4_an_object_that_the_manifest_knows_otherwise_is_named_by_both_who_lea
 }
 
 #[tokio::test(start_paused = true)]
+async fn l4_a_manifest_that_counts_more_than_there_can_be_ends_nothing() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for items in [0..10, 10..20] {
+        write(&writer(&lake, 10), &records("orders", "0", items)).await;
+    }
+    let mut manifest = lake.manifest("orders").await.unwrap();
+    manifest.objects.iter_mut().for_each(|object| object.footer.records = u64::MAX);
+    lake.store_manifest(&manifest).await.unwrap();
+    let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+    assert_eq!((counts.records, counts.damaged.len()), (0, 2));
+    assert_eq!(counts.stored_records, u64::MAX);
+    assert_eq!(lake.manifest("orders").await.unwrap().covered(&"0".into())[0].records, u64::MAX);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_lags_leads_to_duplicates_that_are_named_and_nothing_worse() {
     let shaky = Shaky::default();
     let lake = shaky.lake();
@@ -349,6 +365,30 @@ async fn l3_a_stream_of_any_name_is_stored_or_refused() {
     // a shard without a name does not keep others from being stored
     let (done, _) = write(&writer(&lake, 100), &[record("s", "", 1), record("s", "0", 1)]).await;
     assert_eq!(done, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l3_a_position_that_gives_no_name_is_a_fault_of_its_record_alone() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let message = |name: &str| {
+        Record::new("orders", "0", name.parse().unwrap(), "x").with_arrival(support::TEN)
+    };
+    let long = "m".repeat(65);
+    for (at, names) in [
+        (2, ["a", "b", &*long]),
+        (0, [&*long, "n", "o"]),
+        // between two others, which name the object
+        (1, ["c", &*long, "p"]),
+    ] {
+        let items = names.map(message);
+        let (done, log) = write(&writer(&lake, 100), &items).await;
+        let expected: Vec<bool> = (0..3).map(|n| n != at).collect();
+        assert_eq!(done, expected, "{names:?}");
+        assert_eq!(log.error(at).unwrap().class(), streambreaker::Class::Fault);
+    }
+    let report = lake.verify("orders").await.unwrap();
+    assert_eq!((report.records, report.is_sound()), (6, true), "{report}");
 }
 
 #[tokio::test]
