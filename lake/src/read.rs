@@ -15,8 +15,9 @@ use crate::error::{Damage, LakeError};
 use crate::lake::{Lake, blocking};
 use crate::manifest::{ManifestEntry, OTHER_FOOTER};
 use crate::parts::Parts;
+use crate::schema::Footer;
 use crate::seal::Opener;
-use crate::select::Selection;
+use crate::select::{Selection, behind};
 
 /// Counts an object, or a part of one, that could not be read and was skipped.
 pub(crate) fn count_damaged() {
@@ -120,6 +121,10 @@ struct Open {
     end: Parts,
     /// The next group of rows to be read.
     next: usize,
+    /// The least position that it may hold.
+    from: Position,
+    /// From where on nothing could be read; none where the last group was.
+    lost: Option<Position>,
     rows: VecDeque<Stored>,
     /// How many of its records it is not past.
     left: u64,
@@ -134,6 +139,8 @@ pub(crate) struct ShardRecords {
     open: Vec<Open>,
     /// What was seen last, selected or not.
     last: Option<Position>,
+    /// What could not be read of what is meant: the first position, and the first behind it.
+    lost: Vec<(Position, Position)>,
     opener: Opener,
 }
 
@@ -159,6 +166,7 @@ impl ShardRecords {
             waiting: waiting.into(),
             open: Vec::new(),
             last: after,
+            lost: Vec::new(),
             opener: Opener::default(),
         }
     }
@@ -199,6 +207,29 @@ impl ShardRecords {
                     self.progress.note_damaged(open.path.to_string(), damage);
                 }
             }
+        }
+    }
+
+    /// Where records that are meant could not be read, since it was asked last.
+    pub(crate) fn take_lost(&mut self) -> Vec<(Position, Position)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// What lies from here up to there, which is not part of it, cannot be read.
+    fn note_lost(&mut self, from: Position, to: Position) {
+        let from = self.last.as_ref().map(behind).into_iter().fold(from, Ord::max);
+        self.lost.extend(self.selection.part_of(from, to));
+    }
+
+    /// An object cannot be read.
+    fn note_lost_object(&mut self, object: &ManifestEntry) {
+        let Footer { first, last, .. } = &object.footer;
+        let holds = |other: &Footer| other.first <= *first && *last <= other.last;
+        // it may have been stored anew, under another name
+        let elsewhere = self.open.iter().any(|open| holds(&open.opened.footer))
+            || self.waiting.iter().any(|other| other.path != object.path && holds(&other.footer));
+        if !elsewhere {
+            self.note_lost(first.clone(), behind(last));
         }
     }
 
@@ -252,20 +283,19 @@ impl ShardRecords {
         match self.lake.open(&path).await {
             Ok((opened, end)) if opened.footer == object.footer => {
                 let (size, left) = (object.size, object.footer.records);
-                let rows = VecDeque::new();
-                self.open.push(Open { path, size, opened, end, next: 0, rows, left });
+                let (from, rows) = (object.footer.first.clone(), VecDeque::new());
+                let (next, lost) = (0, None);
+                self.open.push(Open { path, size, opened, end, next, from, lost, rows, left });
+                self.waiting.pop_front();
+                return Ok(());
             }
-            Ok(_) => {
-                self.progress.note_damaged(path.to_string(), OTHER_FOOTER);
-                self.progress.note_read(object.size, object.footer.records);
-            }
-            Err(LakeError::Damaged { path, damage }) => {
-                self.progress.note_damaged(path, damage);
-                self.progress.note_read(object.size, object.footer.records);
-            }
+            Ok(_) => self.progress.note_damaged(path.to_string(), OTHER_FOOTER),
+            Err(LakeError::Damaged { path, damage }) => self.progress.note_damaged(path, damage),
             Err(error) => return Err(error),
         }
-        self.waiting.pop_front();
+        let Some(object) = self.waiting.pop_front() else { return Ok(()) };
+        self.progress.note_read(object.size, object.footer.records);
+        self.note_lost_object(&object);
         Ok(())
     }
 
@@ -273,6 +303,9 @@ impl ShardRecords {
     async fn read_on(&mut self, at: usize) -> Result<bool, LakeError> {
         let Self { lake, selection, progress, open, .. } = self;
         let open = &mut open[at];
+        if !open.rows.is_empty() {
+            return Ok(true);
+        }
         while open.rows.is_empty() && open.next < open.opened.groups() {
             let group = open.next;
             match read_group(lake, selection, open, group).await {
@@ -280,12 +313,24 @@ impl ShardRecords {
                 Err(LakeError::Damaged { path, damage }) => {
                     // of the other groups nothing is known to be wrong
                     progress.note_damaged(path, damage);
+                    open.lost.get_or_insert(open.from.clone());
                 }
                 Err(error) => return Err(error),
             }
             open.next = group + 1;
         }
-        Ok(!open.rows.is_empty())
+        let to = match (open.rows.front(), open.rows.back()) {
+            (Some(first), Some(last)) => {
+                open.from = behind(last.record.position());
+                first.record.position().clone()
+            }
+            _ => behind(&open.opened.footer.last),
+        };
+        let (lost, has_rows) = (open.lost.take(), !open.rows.is_empty());
+        if let Some(from) = lost {
+            self.note_lost(from, to);
+        }
+        Ok(has_rows)
     }
 }
 

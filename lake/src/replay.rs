@@ -29,7 +29,7 @@ use crate::lake::Lake;
 use crate::manifest::ManifestEntry;
 use crate::name::shard_folder;
 use crate::read::{Counts, Progress, ShardRecords};
-use crate::select::Selection;
+use crate::select::{Selection, behind};
 
 /// What a dry run found: nothing was sent anywhere, and nothing written.
 pub type DryRun = Counts;
@@ -157,9 +157,10 @@ impl Lake {
             progress.note_damaged(path, damage);
         }
         let mut shards: BTreeMap<ShardId, Selected> = BTreeMap::new();
-        for shard in manifest.shards() {
+        for shard in manifest.shards().into_iter().filter(|shard| selection.takes_shard(shard)) {
             let gaps = manifest.gaps(&shard).into_iter().filter(|gap| gap.proven);
-            let gaps = gaps.map(|gap| (gap.after, gap.before)).collect();
+            let gaps = gaps.filter_map(|gap| selection.part_of(behind(&gap.after), gap.before));
+            let gaps = gaps.collect();
             let oldest = manifest.footers(&shard).next();
             let begins =
                 oldest.and_then(|oldest| Some((oldest.after.clone()?, oldest.first.clone())));
@@ -172,15 +173,20 @@ impl Lake {
                 }
             }
         }
-        shards.retain(|_, selected| !selected.entries.is_empty());
-        for selected in shards.values_mut() {
-            progress.note_objects(&selected.entries);
-            let (first, last) =
-                (&selected.entries[0], &selected.entries[selected.entries.len() - 1]);
-            // what lies outside of what is selected is none of its business
-            let (first, last) = (first.footer.first.clone(), last.footer.last.clone());
-            selected.gaps.retain(|(after, before)| *after >= first && *before <= last);
+        for Selected { entries, gaps, .. } in shards.values_mut() {
+            progress.note_objects(entries);
+            if selection.is_of_a_time() {
+                // when the rest arrived nobody knows
+                let ends = entries.first().zip(entries.last());
+                let between = |from: &Position, to: &Position| {
+                    ends.is_some_and(|(first, last)| {
+                        first.footer.first <= *from && *to <= last.footer.last
+                    })
+                };
+                gaps.retain(|(from, to)| between(from, to));
+            }
         }
+        shards.retain(|_, selected| !(selected.entries.is_empty() && selected.gaps.is_empty()));
         Ok(shards)
     }
 }
@@ -188,7 +194,7 @@ impl Lake {
 /// What is selected of a shard.
 pub(crate) struct Selected {
     pub(crate) entries: Vec<ManifestEntry>,
-    /// Between which positions records are missing.
+    /// Where records are missing that are meant: the first position, and the first behind them.
     gaps: VecDeque<(Position, Position)>,
     /// The last position that was stored before all that is there, and the first that is there.
     begins: Option<(Position, Position)>,
@@ -241,10 +247,12 @@ impl Replay {
             let after = cursor.as_ref().and_then(|cursor| cursor.settled.clone());
             let mut gaps = selected.gaps;
             if let Some(after) = &after {
-                gaps.retain(|(_, before)| before > after);
+                gaps.retain(|(_, to)| to > after);
                 // what it would have gone on with is gone, and all behind that up to the oldest object
                 if let Some((_, first)) = selected.begins.filter(|(stored, _)| stored > after) {
-                    gaps.push_front((after.clone(), first));
+                    if let Some(gap) = self.selection.part_of(behind(after), first) {
+                        gaps.push_front(gap);
+                    }
                 }
             }
             let records = ShardRecords::new(
@@ -324,7 +332,7 @@ pub struct LakeReader {
     records: ShardRecords,
     run: Uuid,
     pace: Arc<Pace>,
-    /// The last position before each, and the first behind it.
+    /// Which are not told yet, in their order: the first position that is missing, and the first behind.
     gaps: VecDeque<(Position, Position)>,
     /// A record that was read, but lies behind a gap that has to be told first.
     ahead: Option<streambreaker::Record>,
@@ -343,11 +351,15 @@ impl LakeReader {
             return Ok(Some(record));
         }
         let record = self.records.next().await?;
+        for gap in self.records.take_lost() {
+            let at = self.gaps.partition_point(|(_, to)| *to <= gap.1);
+            self.gaps.insert(at, gap);
+        }
         Ok(record.map(|record| record.with_delivery(Delivery::Replay { run: self.run })))
     }
 
     fn is_behind_gap(&self, record: &streambreaker::Record) -> bool {
-        self.gaps.front().is_some_and(|(_, before)| record.position() >= before)
+        self.gaps.front().is_some_and(|(_, to)| record.position() >= to)
     }
 }
 
@@ -376,9 +388,8 @@ impl Reader for LakeReader {
                 if !batch.is_empty() {
                     break;
                 }
-                if let Some((after, to)) = self.gaps.pop_front() {
-                    // a position that has no successor stands for itself: rather one too many is read again than none
-                    return Ok(Read::Gap { from: after.successor().unwrap_or(after), to });
+                if let Some((from, to)) = self.gaps.pop_front() {
+                    return Ok(Read::Gap { from, to });
                 }
             } else if !batch.is_empty() && bytes.saturating_add(record.size()) > room.bytes {
                 self.ahead = Some(record);
@@ -389,7 +400,11 @@ impl Reader for LakeReader {
             }
         }
         if batch.is_empty() && self.ended {
-            return Ok(Read::End);
+            // behind the last one that is meant something may be missing, too
+            return Ok(match self.gaps.pop_front() {
+                Some((from, to)) => Read::Gap { from, to },
+                None => Read::End,
+            });
         }
         if let Some(turn) = self.pace.turn(batch.len()) {
             tokio::time::sleep_until(turn).await;

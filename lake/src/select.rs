@@ -172,9 +172,27 @@ impl Selection {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
     }
 
+    /// Whether this shard is meant.
+    pub(crate) fn takes_shard(&self, shard: &ShardId) -> bool {
+        self.shards.is_empty() || self.shards.contains(shard)
+    }
+
+    /// Whether only what arrived in a time is meant.
+    pub(crate) fn is_of_a_time(&self) -> bool {
+        self.from.is_some() || self.until.is_some()
+    }
+
+    /// Of the positions from `from` up to `to`, which is not one of them, those that are meant.
+    pub(crate) fn part_of(&self, from: Position, to: Position) -> Option<(Position, Position)> {
+        let from = self.first.iter().cloned().fold(from, Ord::max);
+        let ends = self.before.iter().cloned().chain(self.last.as_ref().map(behind));
+        let to = ends.fold(to, Ord::min);
+        (from < to).then_some((from, to))
+    }
+
     /// Whether an object may hold what is meant, by what it says of itself.
     pub(crate) fn may_be_in(&self, footer: &Footer) -> bool {
-        (self.shards.is_empty() || self.shards.iter().any(|shard| shard.as_str() == footer.shard))
+        self.takes_shard(&ShardId::from(&*footer.shard))
             && self.from.is_none_or(|from| footer.arrival_max >= from)
             && self.until.is_none_or(|until| footer.arrival_min < until)
             && self.first.as_ref().is_none_or(|first| footer.last >= *first)
@@ -188,7 +206,7 @@ impl Selection {
         let any = |set: &BTreeSet<String>, value: &Option<String>| {
             set.is_empty() || value.as_ref().is_some_and(|value| set.contains(value))
         };
-        (self.shards.is_empty() || self.shards.contains(record.shard()))
+        self.takes_shard(record.shard())
             && self.from.is_none_or(|from| record.arrival() >= from)
             && self.until.is_none_or(|until| record.arrival() < until)
             && self.first.as_ref().is_none_or(|first| record.position() >= first)
@@ -213,6 +231,12 @@ impl Selection {
     pub(crate) fn is_narrow(&self) -> bool {
         !(self.ids.is_empty() && self.kinds.is_empty() && self.keys.is_empty())
     }
+}
+
+/// The first position behind this one. One that has no successor stands for itself: rather one too many is read again than
+/// none.
+pub(crate) fn behind(position: &Position) -> Position {
+    position.successor().unwrap_or_else(|| position.clone())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 use streambreaker::sink::{OutcomeLog, Sink};
+use streambreaker::source::{Change, Read, Reader, Room, Source};
 use streambreaker::{Position, Record};
 use streambreaker_lake::{Damage, Finding, LakeWriter, SCHEMA, Selection};
 use support::{Shaky, TEN};
@@ -270,6 +271,41 @@ async fn l4_a_footer_that_says_something_else_than_is_there_is_damage() {
     assert_eq!(saying("schema", json!(2)).await, (Some(Damage::Version("2".to_owned())), 0));
     let huge = saying("records", json!(u64::MAX)).await;
     assert!(matches!(huge, (Some(Damage::TooLarge { what: "records", .. }), 0)), "{huge:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_of_groups_that_cannot_be_read_a_replay_names_the_records() {
+    let groups = ["1", "3", "5", "7", "9"].map(|position| vec![row(position)]);
+    for (wrong, missing) in [
+        (&[1, 2][..], &[("2", "7")][..]),
+        (&[0], &[("1", "3")]),
+        (&[4], &[("8", "10")]),
+        (&[1, 3], &[("2", "5"), ("6", "9")]),
+        (&[0, 1, 2, 3, 4], &[("1", "10")]),
+    ] {
+        let mut footer = footer(&groups);
+        for at in wrong {
+            footer["digests"][*at] = json!("0000000000000000");
+        }
+        let shaky = Shaky::default();
+        let path = "stream=orders/date=2013-01-01/hour=10/0-1-9.parquet";
+        shaky.put_bytes(path, object(&groups, &footer, SCHEMA)).await;
+        let mut source = shaky.lake().replay(Selection::of("orders"));
+        let Some(Change::Assigned { mut reader, .. }) = source.next().await.unwrap() else {
+            panic!("there is a shard");
+        };
+        let (mut found, mut gaps) = (0, Vec::new());
+        loop {
+            match reader.read(Room { records: 100, bytes: 1 << 20 }).await.unwrap() {
+                Read::Records { records, .. } => found += records.len(),
+                Read::Gap { from, to } => gaps.push((from.to_string(), to.to_string())),
+                _ => break,
+            }
+        }
+        let missing: Vec<_> =
+            missing.iter().map(|(from, to)| (from.to_string(), to.to_string())).collect();
+        assert_eq!((found, gaps), (5 - wrong.len(), missing), "{wrong:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -449,6 +449,83 @@ async fn l4_what_cannot_be_read_is_skipped_told_and_a_gap_in_the_report() {
     assert!(matches!(&damaged[..], [(path, Damage::Torn(_))] if *path == middle), "{damaged:?}");
 }
 
+/// A lake of ninety records in three objects that join, and the paths of these.
+async fn of_three_objects(shaky: &Shaky) -> Vec<String> {
+    let writer = LakeWriter::new(&shaky.lake());
+    for chunk in records("orders", "0", 0..90).chunks(30) {
+        let mut log = OutcomeLog::new(chunk.len());
+        writer.write(chunk, &mut log.outcomes()).await.unwrap();
+    }
+    let manifest = shaky.lake().manifest("orders").await.unwrap();
+    manifest.objects.into_iter().map(|object| object.path).collect()
+}
+
+/// How many records there are of a selection, and what the report says is missing of it.
+async fn found_and_missing(lake: &Lake, selection: Selection) -> (usize, Vec<(String, String)>) {
+    let (report, found) = run(lake.replay(selection)).await;
+    (found.len(), report.gaps.into_iter().map(|gap| (gap.from, gap.to)).collect())
+}
+
+fn gap(from: &str, to: &str) -> Vec<(String, String)> {
+    vec![(from.to_owned(), to.to_owned())]
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_what_is_missing_of_a_selection_is_a_gap_wherever_it_lies_in_it() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let paths = of_three_objects(&shaky).await;
+    shaky.remove(&paths[1]).await;
+    let all = || Selection::of("orders");
+    let at = |first: u64, last: u64| all().positions(first.into(), last.into());
+    for (selection, found, missing) in [
+        (all(), 60, gap("30", "60")),
+        // at its end, at its beginning, all of it, and not in it at all
+        (at(20, 40), 10, gap("30", "41")),
+        (at(40, 69), 10, gap("40", "60")),
+        (at(31, 58), 0, gap("31", "59")),
+        (at(0, 29), 30, vec![]),
+        (at(60, 99), 30, vec![]),
+        (all().shard("1"), 0, vec![]),
+        // of what is there nothing that is meant lies behind it
+        (all().id("0-7"), 1, gap("30", "60")),
+        (all().id("none"), 0, gap("30", "60")),
+        // in a time: where it lies between two objects
+        (all().until(TEN.plus(Duration::from_secs(60 * 70))), 40, gap("30", "60")),
+        (all().until(TEN.plus(Duration::from_secs(60 * 20))), 20, vec![]),
+    ] {
+        let shown = format!("{selection:?}");
+        assert_eq!(found_and_missing(&lake, selection).await, (found, missing), "{shown}");
+    }
+    // so that whoever repairs from this lake hears that it has not all of it either
+    let report = Selection::missing(&streambreaker::Gap::new(
+        "orders",
+        "0",
+        Position::from(10),
+        Position::from(50),
+    ));
+    let repaired = found_and_missing(&lake, report.unwrap()).await;
+    assert_eq!(repaired, (20, gap("30", "50")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_what_cannot_be_read_is_a_gap_also_where_a_manifest_knows_it() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let paths = of_three_objects(&shaky).await;
+    lake.store_manifest(&lake.manifest("orders").await.unwrap()).await.unwrap();
+    for (path, missing) in
+        [(&paths[1], gap("30", "60")), (&paths[0], gap("0", "30")), (&paths[2], gap("60", "90"))]
+    {
+        let whole = shaky.bytes_of(path).await;
+        // of the same size, as the manifest has it
+        shaky.put_bytes(path, vec![0; whole.len()]).await;
+        assert_eq!(found_and_missing(&lake, Selection::of("orders")).await, (60, missing));
+        shaky.put_bytes(path, whole).await;
+    }
+    assert_eq!(found_and_missing(&lake, Selection::of("orders")).await, (90, vec![]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn s2_what_is_gone_when_a_replay_is_resumed_is_a_gap() {
     let shaky = Shaky::default();
