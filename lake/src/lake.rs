@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
 use crate::decode::{Bounds, METADATA_BYTES, Opened, longer_than_itself, within};
@@ -64,6 +64,9 @@ pub(crate) struct Listed {
     pub(crate) path: Path,
     pub(crate) size: u64,
 }
+
+/// How many requests about many objects are under way at once.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// How often one of many objects is looked at before all of them have to be looked at anew.
 const LOOKS: u32 = 5;
@@ -183,30 +186,48 @@ impl Lake {
     /// What lies in a stream's folder, but for faults and what this crate notes for itself.
     pub(crate) async fn list(&self, stream: &str) -> Result<Listing, LakeError> {
         let folder = self.folder(stream)?;
+        let failed = || LakeError::store("list the objects");
+        let ours = |path: &Path| {
+            let part = path.prefix_match(&folder).and_then(|mut below| below.next());
+            part.is_some_and(|part| part.as_ref().starts_with('_') || part.as_ref() == "kind=fault")
+        };
+        // day by day, so that nobody has to go through all that there is of faults and of the ledger
+        let top = self.store.list_with_delimiter(Some(&folder)).await.map_err(failed())?;
+        let days = top.common_prefixes.into_iter().filter(|day| !ours(day));
+        let days = days.map(|day| async move {
+            let list =
+                || async { self.store.list(Some(&day)).try_collect().await.map_err(failed()) };
+            patiently(list).await
+        });
+        let mut days = stream::iter(days).buffered(AT_ONCE);
         let mut listing = Listing::default();
-        let mut objects = self.store.list(Some(&folder));
-        while let Some(meta) =
-            objects.try_next().await.map_err(LakeError::store("list the objects"))?
-        {
-            let Some(below) = meta.location.prefix_match(&folder) else { continue };
-            let parts: Vec<String> = below.map(|part| part.as_ref().to_owned()).collect();
-            let ours = |part: &String| part.starts_with('_') || part == "kind=fault";
-            if parts.first().is_some_and(ours) {
-                continue;
+        let mut found: Vec<ObjectMeta> = top.objects;
+        found.retain(|meta| !ours(&meta.location));
+        loop {
+            for meta in found {
+                let below = meta.location.prefix_match(&folder).into_iter().flatten();
+                let parts: Vec<String> = below.map(|part| part.as_ref().to_owned()).collect();
+                let name = match &parts[..] {
+                    [date, hour, file]
+                        if date.starts_with("date=") && hour.starts_with("hour=") =>
+                    {
+                        ObjectName::parse(file)
+                    }
+                    _ => None,
+                };
+                match name {
+                    Some(name) => {
+                        listing.objects.push(Listed { name, path: meta.location, size: meta.size })
+                    }
+                    None => listing.foreign.push(meta.location.to_string()),
+                }
             }
-            let name = match &parts[..] {
-                [date, hour, file] if date.starts_with("date=") && hour.starts_with("hour=") => {
-                    ObjectName::parse(file)
-                }
-                _ => None,
-            };
-            match name {
-                Some(name) => {
-                    listing.objects.push(Listed { name, path: meta.location, size: meta.size })
-                }
-                None => listing.foreign.push(meta.location.to_string()),
+            match days.try_next().await? {
+                Some(day) => found = day,
+                None => break,
             }
         }
+        drop(days);
         listing.objects.sort();
         listing.foreign.sort();
         Ok(listing)

@@ -4,18 +4,23 @@
 //! looked at; what is in it and not listed any more is *missing*, which nobody could tell without it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use streambreaker::{Position, ShardId};
+use tokio::time::timeout;
 
 use crate::error::{Damage, LakeError};
-use crate::lake::{Lake, Listed, patiently};
+use crate::lake::{AT_ONCE, Lake, Listed, patiently};
 use crate::schema::Footer;
 
-/// How many objects are looked at at once.
-const AT_ONCE: usize = 16;
+/// Whoever had to look at so many objects writes down what they hold, for the next one.
+const WORTH_STORING: usize = 64;
+
+/// Nobody waits longer than this for it to be written down.
+const SOON: Duration = Duration::from_secs(10);
 
 /// An object, as the manifest knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,14 +39,15 @@ pub(crate) const OTHER_FOOTER: Damage =
     Damage::Contents("its footer, which the manifest knows otherwise");
 
 /// What lies in a stream's folder.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Manifest {
     /// The stream.
     pub stream: String,
     /// The objects that are there, by shard and first position.
     pub objects: Vec<ManifestEntry>,
-    /// Those that were there once, and are not any more.
+    /// Those that were there once, and are not any more, though what came before them is. What goes from the beginning of a
+    /// shard, as by a rule of the bucket, was deleted by its age, and is forgotten.
     pub missing: Vec<ManifestEntry>,
     /// Those that cannot be opened, by path.
     pub damaged: Vec<(String, Damage)>,
@@ -139,6 +145,17 @@ impl Manifest {
         join(self.footers(shard)).1
     }
 
+    /// Whether all that is there came later than this: of its shard, or of the stream where the shard has no more.
+    fn begins_behind(&self, gone: &Footer) -> bool {
+        match self.objects.iter().find(|object| object.footer.shard == gone.shard) {
+            Some(first) => gone.last < first.footer.first,
+            None => {
+                let mut present = self.objects.iter().map(|object| object.footer.arrival_min);
+                !self.objects.is_empty() && present.all(|arrival| arrival > gone.arrival_max)
+            }
+        }
+    }
+
     /// Forgets what is missing: it was deleted on purpose.
     pub fn forget_missing(&mut self) {
         self.missing.clear();
@@ -152,6 +169,9 @@ impl Lake {
     }
 
     /// What lies in a stream's folder: what the stored manifest knows, and the ends of the objects that it does not.
+    ///
+    /// Whoever has to look at 64 objects or more writes the manifest down (`_manifest.json`), where the store lets it; so the
+    /// next look opens those alone that are new.
     ///
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`]. Objects that cannot be read are reported, never an error.
@@ -198,6 +218,7 @@ impl Lake {
             }
         }
         missing.extend(known.into_values());
+        let news = unknown.len();
         let mut looked = stream::iter(unknown)
             .map(|object| async move { (patiently(|| self.open(&object.path)).await, object) })
             .buffered(AT_ONCE);
@@ -228,9 +249,26 @@ impl Lake {
             };
             key(a).cmp(&key(b))
         });
+        missing.retain(|gone| !manifest.begins_behind(&gone.footer));
         manifest.missing = missing;
         manifest.foreign = listing.foreign;
+        if news >= WORTH_STORING {
+            self.remember(&manifest).await;
+        }
         Ok(manifest)
+    }
+
+    /// Writes a manifest down, if the store lets it, and soon: who only reads may have no right to.
+    pub(crate) async fn remember(&self, manifest: &Manifest) {
+        let error = match timeout(SOON, self.store_manifest(manifest)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(late) => late.to_string(),
+        };
+        tracing::debug!(
+            target: "streambreaker::lake", stream = manifest.stream, error,
+            "the manifest is not written down; the next look opens the same objects again",
+        );
     }
 
     /// Writes a manifest down, so that the next look opens only what is new, and tells what has gone since.

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::assemble::Assembly;
 use crate::error::LakeError;
 use crate::faults::{FaultScan, FaultSelection};
-use crate::lake::Lake;
+use crate::lake::{AT_ONCE, Lake};
 use crate::ledger::{FaultState, Ledger, LedgerEntry, Row};
 use crate::manifest::Manifest;
 use crate::read::{Progress, ShardRecords};
@@ -64,8 +64,6 @@ const JUDGED_FROM: u64 = 10;
 
 /// Faults that are looked up in the ledger ahead.
 const AHEAD: usize = 64;
-/// How many of them at once.
-const AT_ONCE: usize = 16;
 
 /// Where faults come from.
 enum Candidates {

@@ -192,6 +192,8 @@ impl Lake {
     /// Reads every object of a stream: checksums, order, duplicates, whether the objects join, and whether what they say of
     /// themselves (times of arrival, bloom filters, what the manifest knows) would let a replay find all that is in them.
     ///
+    /// What is there is written down in the manifest, where the store lets it: so what has gone by the next time is named.
+    ///
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`]. What is wrong with the lake is in the report, never an error.
     pub async fn verify(&self, stream: &str) -> Result<Verification, LakeError> {
@@ -242,6 +244,7 @@ impl Lake {
             }
         }
         report.chain(shard.as_ref(), &footers);
+        self.remember(&manifest).await;
         report.findings.extend(listing.foreign.into_iter().map(|path| Finding::Foreign { path }));
         Ok(report)
     }

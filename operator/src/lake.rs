@@ -1,5 +1,6 @@
 //! `lake …`: what is stored.
 
+mod forget;
 mod grep;
 mod ls;
 mod show;
@@ -28,6 +29,8 @@ pub(crate) enum LakeWord {
     Grep(Box<grep::Grep>),
     /// Show how much there is, day by day, and what it takes
     Stats(stats::Stats),
+    /// Note of objects that are missing that they were deleted on purpose
+    Forget(forget::Forget),
 }
 
 impl<F> Operator<F>
@@ -45,6 +48,7 @@ where
             LakeWord::Verify(verify) => self.lake_verify(&verify, console).await,
             LakeWord::Grep(grep) => self.lake_grep(&grep, console).await,
             LakeWord::Stats(stats) => self.lake_stats(&stats, console).await,
+            LakeWord::Forget(forget) => self.lake_forget(&forget, console).await,
         }
     }
 }

@@ -65,6 +65,7 @@ fn what_changes_something_asks_why() {
             "repair",
             "resubmit",
             "dismiss",
+            "forget",
             "pause",
             "resume",
             "breaker",

@@ -1,7 +1,10 @@
 //! `lake …`, end to end.
 
+#[path = "../../tests/heard/mod.rs"]
+mod heard;
 mod support;
 
+use heard::Heard;
 use serde_json::json;
 use streambreaker_operator::{Exit, Operator};
 use support::{Keeps, World, given};
@@ -89,6 +92,37 @@ async fn l4_what_is_damaged_or_gone_is_named() {
     let replay = world.ask(&["replay", "--send", "--why", "a test", "--who", "ada"]).await;
     replay.says(Exit::Partly, &["skipped, as it cannot be read", &path(1)]);
     assert!(!replay.err.contains("not finished"), "it would be skipped again: {}", replay.err);
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_missed_until_somebody_says_that_it_was_on_purpose() {
+    let world = stored().await;
+    assert_eq!(world.ask(&["lake", "verify"]).await.exit, Exit::Done);
+    let objects = world.ask(&["lake", "ls", "orders", "--json"]).await.json();
+    let objects = objects["objects"].as_array().unwrap();
+    let path = objects.last().unwrap()["path"].as_str().unwrap();
+    std::fs::remove_file(world.path("lake").join(path)).unwrap();
+    let verify = ["lake", "verify"];
+    let found = world.ask(&verify).await;
+    found.says(Exit::No, &["lake forget"]);
+    assert!(found.out.contains("not sound") && found.out.contains(path), "{}", found.out);
+
+    let forget = ["lake", "forget", "orders"];
+    let dry = world.ask(&forget).await;
+    dry.says(Exit::Done, &["nothing was forgotten"]);
+    assert!(dry.out.contains(path) && dry.out.contains("would be forgotten"), "{}", dry.out);
+    assert_eq!(world.ask(&verify).await.exit, Exit::No);
+    world.ask(&[&forget[..], &["--yes"]].concat()).await.says(Exit::Unusable, &["--why"]);
+    let heard = Heard::default();
+    let _listening = heard.listen();
+    let by = ["--yes", "--why", "the customer asked", "--who", "ada", "--json"];
+    let forgotten = world.ask(&[&forget[..], &by].concat()).await.json();
+    assert_eq!((&forgotten["objects"], &forgotten["dry_run"]), (&json!([path]), &json!(false)));
+    let line = heard.with("deleted objects were forgotten").remove(0);
+    assert_eq!((&*line.target, line.field("who")), ("streambreaker::audit", "\"ada\""));
+    assert_eq!((line.field("why"), line.field("objects")), ("\"the customer asked\"", "1"));
+    assert_eq!(world.ask(&verify).await.exit, Exit::Done);
+    world.ask(&["lake", "forget", "ordres"]).await.says(Exit::Unusable, &["ordres"]);
 }
 
 #[tokio::test]

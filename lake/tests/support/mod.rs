@@ -54,6 +54,7 @@ struct Inner {
     fails_every: AtomicUsize,
     gets: AtomicUsize,
     bytes_read: AtomicU64,
+    listed: Arc<AtomicUsize>,
     /// Objects that lists do not show yet.
     hidden: Mutex<Vec<Path>>,
     hide_new: AtomicUsize,
@@ -117,6 +118,11 @@ impl Shaky {
     /// How many bytes of objects were read since it was asked last.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.0.bytes_read.swap(0, Ordering::SeqCst)
+    }
+
+    /// How many objects were listed since it was asked last, but for those beside folders.
+    pub(crate) fn listed(&self) -> usize {
+        self.0.listed.swap(0, Ordering::SeqCst)
     }
 
     /// The objects that were created, in order.
@@ -241,9 +247,13 @@ impl ObjectStore for Shaky {
             return futures::stream::once(async { Err(error) }).boxed();
         }
         let hidden = self.0.hidden.lock().unwrap().clone();
+        let listed = self.0.listed.clone();
         self.0
             .store
             .list(prefix)
+            .inspect_ok(move |_| {
+                listed.fetch_add(1, Ordering::SeqCst);
+            })
             .try_filter(move |meta| {
                 let shown = !hidden.contains(&meta.location);
                 async move { shown }

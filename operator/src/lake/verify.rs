@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 use streambreaker::{BoxError, ProcessorBuilder};
+use streambreaker_lake::Finding;
 
 use crate::args::{LakeAt, Output};
 use crate::console::{Console, Tone};
@@ -46,10 +47,11 @@ where
         if streams.is_empty() && !verify.output.json {
             console.print("no streams\n")?;
         }
-        let (mut exit, mut reports) = (Exit::Done, Vec::new());
+        let (mut exit, mut reports, mut deleted) = (Exit::Done, Vec::new(), false);
         for stream in streams {
             let report = lake.verify(&stream).await?;
             let sound = report.is_sound();
+            deleted |= report.findings.iter().any(|f| matches!(f, Finding::Deleted { .. }));
             if !sound {
                 exit = Exit::No;
             }
@@ -78,6 +80,9 @@ where
         if verify.output.json {
             let sound = exit == Exit::Done;
             console.json(&json!({ "sound": sound, "streams": Value::Array(reports) }))?;
+        }
+        if deleted {
+            console.note("what was deleted on purpose is forgotten by `lake forget`");
         }
         Ok(exit)
     }
