@@ -91,6 +91,49 @@ pub enum KeyError {
 /// To rotate, a provider names another key as the present one, and goes on to know the old ones: each record says by
 /// which it was sealed. A key that is forgotten makes unreadable what it sealed, for good: the provider says so by
 /// [`KeyError::Forgotten`], so that readers know it from a key that somebody forgot to configure, which ends them.
+///
+/// # Envelope encryption
+/// A key service keeps one key and never gives it away: it wraps data keys by it. Then the id of a data key is what the
+/// service has made of it, which lies beside what it sealed, and only the service makes a key of it again:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use base64::Engine;
+/// use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+/// use streambreaker::BoxError;
+/// use streambreaker_lake::{Key, KeyError, KeyProvider};
+///
+/// # struct Service;
+/// # impl Service {
+/// #     async fn data_key(&self) -> Result<([u8; 32], Vec<u8>), BoxError> { Ok(([7; 32], vec![7 ^ 0xff; 32])) }
+/// #     async fn unwrap_key(&self, wrapped: &[u8]) -> Result<[u8; 32], BoxError> {
+/// #         Ok(<[u8; 32]>::try_from(wrapped)?.map(|byte| byte ^ 0xff))
+/// #     }
+/// # }
+/// struct Enveloped(Service); // a client of the key service of your cloud
+///
+/// #[async_trait]
+/// impl KeyProvider for Enveloped {
+///     // asked once an object; keep a key for an hour if the service is slow
+///     async fn present(&self, _stream: &str) -> Result<(String, Key), KeyError> {
+///         let (key, wrapped) = self.0.data_key().await.map_err(KeyError::Unavailable)?;
+///         Ok((BASE64.encode(wrapped), Key::new(key)))
+///     }
+///
+///     // asked once a key, by each reader
+///     async fn key(&self, id: &str) -> Result<Key, KeyError> {
+///         let Ok(wrapped) = BASE64.decode(id) else { return Err(KeyError::Unknown { id: id.to_owned() }) };
+///         self.0.unwrap_key(&wrapped).await.map(Key::new).map_err(KeyError::Unavailable)
+///     }
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let keys = Enveloped(Service);
+/// # let (id, _) = keys.present("orders").await?;
+/// # keys.key(&id).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait KeyProvider: Send + Sync + 'static {
     /// The key that seals the records of this stream from now on, and its id.

@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use streambreaker::prelude::*;
@@ -101,6 +103,43 @@ async fn l11_keys_rotate_and_old_objects_stay_readable() {
     let damaged = [(shaky.paths().await.remove(1), Damage::Forgotten("2025".to_owned()))];
     assert_eq!(counts.damaged, damaged);
     assert!(lake.verify("orders").await.unwrap().is_sound(), "that it is whole can still be seen");
+}
+
+/// A key service: what it wraps is worth nothing without it.
+#[derive(Clone, Default)]
+struct Service(Arc<Mutex<BTreeMap<String, [u8; 32]>>>);
+
+#[async_trait]
+impl KeyProvider for Service {
+    async fn present(&self, _: &str) -> Result<(String, Key), KeyError> {
+        let mut wrapped = self.0.lock().unwrap();
+        let id = format!("wrapped/{}==#{}", wrapped.len(), "x".repeat(300));
+        let key = [wrapped.len() as u8; 32];
+        wrapped.insert(id.clone(), key);
+        Ok((id, Key::new(key)))
+    }
+
+    async fn key(&self, id: &str) -> Result<Key, KeyError> {
+        let key = self.0.lock().unwrap().get(id).copied();
+        key.map(Key::new).ok_or_else(|| KeyError::Unknown { id: id.to_owned() })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l11_each_object_may_have_a_data_key_that_a_service_wraps() {
+    let (shaky, service) = (Shaky::default(), Service::default());
+    let lake = shaky.lake().with_keys(service.clone());
+    let all = records("orders", "0", 0..30);
+    for items in all.chunks(10) {
+        assert!(write(&lake, items).await.is_done(9));
+    }
+    assert_eq!(service.0.lock().unwrap().len(), 3, "a key an object");
+    assert_eq!(read(&lake).await.unwrap(), 30);
+    // what is stored already is adopted, whatever key would seal it now
+    assert!(write(&lake, &all).await.is_done(29));
+    assert_eq!(lake.manifest("orders").await.unwrap().objects.len(), 3);
+    let stranger = shaky.lake().with_keys(Service::default());
+    assert!(matches!(key_of(read(&stranger).await), KeyError::Unknown { .. }));
 }
 
 #[tokio::test(start_paused = true)]
