@@ -50,7 +50,7 @@ pub enum Refused {
     )]
     Unfinished,
     /// It has been sent as often as is allowed.
-    #[error("it has been sent {attempts} times")]
+    #[error("it has been sent {attempts} {}", if *attempts == 1 { "time" } else { "times" })]
     TooOften {
         /// How often.
         attempts: u32,

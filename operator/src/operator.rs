@@ -143,7 +143,7 @@ where
         self
     }
 
-    /// When `run`, `replay` and `repair` are to stop; at SIGTERM or SIGINT ([`streambreaker::shutdown`]) unless told.
+    /// When `run`, `replay`, `repair` and `resubmit` are to stop; at SIGTERM or SIGINT ([`streambreaker::shutdown`]) unless told.
     pub fn stop(mut self, stop: impl Fn() -> Shutdown + Send + Sync + 'static) -> Self {
         self.stop = Box::new(stop);
         self

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Map, json};
 use streambreaker::config::Span;
 use streambreaker::{BoxError, By, FaultEvent, Processor, ProcessorBuilder, file};
-use streambreaker_lake::{FaultSelection, Lake, Resubmission, ResubmitReport};
+use streambreaker_lake::{FaultSelection, Lake, Refused, Resubmission, ResubmitReport};
 use uuid::Uuid;
 
 use crate::args::{FaultArgs, FaultsAt, Output, Pace, Who};
@@ -87,6 +87,7 @@ where
         let (batches, skipped) = self.batches(&place, resubmit).await?;
         let (mut streams, mut text, mut exit) = (Map::new(), String::new(), Exit::Done);
         let (mut left, mut considered) = (resubmit.max, 0);
+        let mut ways = BTreeSet::new();
         for batch in batches {
             let stream = batch.stream.clone();
             let report = match &by {
@@ -110,6 +111,7 @@ where
             };
             left = left.saturating_sub(usize::try_from(report.sent).unwrap_or(usize::MAX));
             considered += report.considered;
+            ways.extend(report.refused.values().filter_map(way_out));
             exit = exit.worse(judged(&report));
             let told = match &by {
                 None => dry_text(&report),
@@ -128,6 +130,9 @@ where
         let json = json!({ "dry_run": by.is_none(), "streams": streams, "skipped": skipped });
         tell(console, resubmit.output, &json, &text)?;
         note_skipped(&skipped, console);
+        for way in ways {
+            console.note(way);
+        }
         match by {
             None => console.note_nothing_sent(),
             Some(_) => console.note(
@@ -242,6 +247,20 @@ fn judged(report: &ResubmitReport) -> Exit {
         Exit::Partly
     } else {
         Exit::Done
+    }
+}
+
+/// What the command takes to send it all the same.
+fn way_out(refused: &Refused) -> Option<&'static str> {
+    match refused {
+        Refused::Unfinished => {
+            Some("--unfinished sends what somebody sent and died over, which may be a second time")
+        }
+        Refused::TooOften { .. } => Some("--attempts N sends what was sent as often as is allowed"),
+        Refused::OtherId | Refused::OtherRecord { .. } => {
+            Some("--trusted sends what somebody changed, if it was mended by hand")
+        }
+        _ => None,
     }
 }
 

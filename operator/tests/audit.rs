@@ -1,5 +1,5 @@
-//! Who, when, why and how many: every command that changes something leaves a line. (The lines of switches are those of the
-//! process that runs: see the core's tests of its admin listener.)
+//! Who, when, why and how many: every command that changes something leaves a line. Those of switches are left by the process
+//! that runs.
 //!
 //! Each test listens: whoever says a line first decides whether it is made at all.
 
@@ -7,8 +7,13 @@
 mod heard;
 mod support;
 
+use std::time::Duration;
+
 use heard::{Heard, Line};
-use streambreaker_operator::Exit;
+use streambreaker::Shutdown;
+use streambreaker::admin::Listener;
+use streambreaker::memory::Stream;
+use streambreaker_operator::{Exit, Task};
 use support::{Keeps, World};
 
 const BY: [&str; 4] = ["--why", "round numbers are\u{1b}[2J orders, too", "--who", "ada"];
@@ -85,4 +90,49 @@ async fn dismissals_leave_an_audit_line() {
     assert!(heard.with("faults were dismissed").is_empty(), "a dry run changes nothing");
     world.ask(&[&words[..], &["--yes"], &BY].concat()).await;
     assert_eq!(audit(&heard, "faults were dismissed").field("dismissed"), "2");
+}
+
+#[tokio::test]
+async fn every_switch_leaves_an_audit_line_in_the_process_that_runs() {
+    let heard = Heard::default();
+    let _listening = heard.listen();
+    let world = World::new(Keeps::File);
+    let stream = Stream::new("orders", 1);
+    let component = world.component(Task::Run).unwrap().source(stream.consumer("g"));
+    let processor = component.build().unwrap();
+    let serving = Listener::bind("127.0.0.1:0").await.unwrap().spawn(processor.handle());
+    let url = format!("http://{}", serving.local_addr().unwrap());
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(shutdown).await.unwrap() });
+    while !handle.ready() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let switches: [(&[&str], [&str; 3]); 9] = [
+        (&["pause", "totals"], ["pause", "totals", ""]),
+        (&["resume", "totals"], ["resume", "totals", ""]),
+        (&["breaker", "index", "open"], ["breaker", "index", "Open"]),
+        (&["breaker", "index", "auto"], ["breaker", "index", "Auto"]),
+        (&["siphon", "on", "index"], ["siphon", "index", "on"]),
+        (&["siphon", "off", "index"], ["siphon", "index", "off"]),
+        (&["flood-guard", "off", "search"], ["flood_guard", "search", "off"]),
+        (&["flood-guard", "on", "search"], ["flood_guard", "search", ""]),
+        (&["skip", "--shard", "0", "--position", "7"], ["skip", "0", "7"]),
+    ];
+    for (at, (words, [switch, on, value])) in switches.into_iter().enumerate() {
+        let turned = world.ask(&[words, &["--url", &url], &BY].concat()).await;
+        assert_eq!(turned.exit, Exit::Done, "{words:?}: {}", turned.err);
+        let lines = heard.with("a switch was turned");
+        assert_eq!(lines.len(), at + 1, "{words:?}");
+        let line = &lines[at];
+        assert_eq!(line.target, "streambreaker::audit");
+        assert!(line.field("switch").contains(switch), "{line:?}");
+        assert!(line.field("on").contains(on) && line.field("value").contains(value), "{line:?}");
+        assert_eq!(line.field("who"), "ada");
+        assert!(line.field("why").starts_with("round numbers are"), "{line:?}");
+        assert!(!line.field("why").contains(char::is_control), "{line:?}");
+    }
+    trigger.pull();
+    run.await.unwrap();
+    serving.stop().await;
 }

@@ -166,6 +166,31 @@ async fn l4_a_line_that_is_no_fault_is_named_and_skipped() {
 }
 
 #[tokio::test]
+async fn faults_are_looked_for_where_the_command_says() {
+    let (lake, file) =
+        (World::with_faults(Keeps::Lake).await, World::with_faults(Keeps::FileAlone).await);
+    let nowhere = streambreaker_operator::Operator::new("orders", async |_| Err("no".into()));
+    let ask = async |words: &[&str]| support::given(&nowhere, words).await;
+    let (path, faults) = (lake.path("lake"), file.faults_file());
+    let (path, faults) = (path.to_str().unwrap(), faults.to_str().unwrap());
+    for at in [&["--lake", path][..], &["--faults", faults], &["--faults", faults, "--lake", path]]
+    {
+        let list = ask(&[&["faults", "ls", "--json"], at].concat()).await.json();
+        assert_eq!(list["total"], 7, "{at:?}");
+        let kinds = ask(&[&["faults", "group", "--json"], at].concat()).await.json();
+        assert_eq!(kinds["kinds"][0]["count"], 4, "{at:?}");
+        let shown = ask(&[&["faults", "show", &ids(&list)[0], "--json"], at].concat()).await.json();
+        assert_eq!(shown["ledger"], json!([]), "{at:?}");
+    }
+    // all of a file's, noted in the lake's ledger
+    let dismissed = ["faults", "dismiss", "--all", "--faults", faults, "--lake", path];
+    let yes = ["--yes", "--why", "a test", "--who", "ada", "--json"];
+    assert_eq!(ask(&[&dismissed[..], &yes].concat()).await.json()["dismissed"], 7);
+    assert!(!file.path("faults.ndjson.ledger").exists());
+    assert_eq!(ask(&["faults", "ls", "--open", "--lake", path, "--json"]).await.json()["total"], 0);
+}
+
+#[tokio::test]
 async fn the_faults_of_other_processors_are_not_ours() {
     let world = World::with_faults(Keeps::Lake).await;
     let others = world.clone();

@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::json;
 use streambreaker_operator::{Exit, Task};
 use support::{Keeps, World, ids};
+use tokio::time::Instant;
 
 const EVERYWHERE: [Keeps; 3] = [Keeps::Lake, Keeps::File, Keeps::FileAlone];
 const SEND: [&str; 5] = ["--send", "--why", "round numbers are orders, too", "--who", "ada"];
@@ -90,12 +93,120 @@ async fn l8_a_fault_that_was_mended_by_hand_is_sent_when_it_is_trusted() {
     assert_eq!(report["sent"], 3);
     let refused = report["refused"].as_object().unwrap().values().next().unwrap();
     assert_eq!(refused, &json!({ "refused": "other_record", "position": "20" }));
-    let text = world.ask(&words[..3]).await.out;
-    assert!(text.contains("record 20 is not the one that the lake holds"), "{text}");
+    let text = world.ask(&words[..3]).await;
+    text.says(Exit::No, &["--trusted sends"]);
+    assert!(text.out.contains("record 20 is not the one that the lake holds"), "{}", text.out);
     let trusted = [&words[..], &["--trusted", "--stop-at", "1"], &SEND].concat();
     let sent = world.ask(&trusted).await.document();
     assert_eq!(sent["streams"]["orders"]["succeeded"], 1, "{sent}");
     assert_eq!(world.take_done(), ["totals:21"]);
+}
+
+#[tokio::test]
+async fn l8_what_somebody_sent_and_died_over_is_sent_only_when_that_is_said() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        world.hang_index();
+        let words = [&["resubmit", "--class", "transient"], &SEND[..]].concat();
+        tokio::select! {
+            biased;
+            ran = world.ask(&words) => panic!("{}{}", ran.out, ran.err),
+            () = world.index_asked.notified() => {}
+        }
+        world.raise_index();
+        let of_class = ["faults", "ls", "--class", "transient", "--json"];
+        let left = world.ask(&of_class).await.json()["faults"][0].clone();
+        assert_eq!(left["ledger"], json!({ "state": "resubmitted", "attempt": 1 }), "{keeps:?}");
+        let refused = world.ask(&words).await;
+        assert_eq!(refused.exit, Exit::No, "{}", refused.out);
+        let named = format!("{}: it was sent before", left["id"].as_str().unwrap());
+        assert!(refused.out.contains(&named), "{}", refused.out);
+        refused.says(Exit::No, &["--unfinished sends"]);
+        assert!(world.take_done().is_empty());
+
+        let said = [&words[..], &["--unfinished", "--json"]].concat();
+        let sent = world.ask(&said).await.json();
+        assert_eq!(sent["streams"]["orders"]["succeeded"], 1, "{sent}");
+        assert_eq!(world.take_done(), ["search:33"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_decided_within_its_span_stays_pending_and_is_sent_later() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        world.hang_index();
+        let words = [&["resubmit", "--class", "transient", "--json"], &SEND[..]].concat();
+        // the index itself gives up after a second, which would be a fault
+        let given_back = world.ask(&[&words[..], &["--within", "100ms"]].concat()).await;
+        assert_eq!(given_back.exit, Exit::Partly, "{}{}", given_back.out, given_back.err);
+        let report = &given_back.document()["streams"]["orders"];
+        let of_class = ["faults", "ls", "--class", "transient", "--json"];
+        let left = world.ask(&of_class).await.json();
+        assert_eq!((&report["sent"], &report["returned"]), (&json!(1), &json!(ids(&left))));
+        assert_eq!(left["faults"][0]["ledger"], json!({ "state": "pending" }), "{keeps:?}");
+
+        world.raise_index();
+        let sent = world.ask(&words).await.json();
+        assert_eq!(sent["streams"]["orders"]["succeeded"], 1, "{sent}");
+        assert_eq!(world.take_done(), ["search:33"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_are_sent_at_a_rate() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        world.mend();
+        let words =
+            [&["resubmit", "--stage", "validate", "--rate", "2", "--json"], &SEND[..]].concat();
+        let began = Instant::now();
+        let sent = world.ask(&words).await.json();
+        let took = began.elapsed();
+        assert_eq!(sent["streams"]["orders"]["sent"], 4, "{sent}");
+        let (due, slack) = (Duration::from_millis(1_500), Duration::from_millis(10));
+        assert!(took >= due && took <= due + slack, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn l8_a_unit_is_sent_so_often_as_is_allowed() {
+    for keeps in EVERYWHERE {
+        let world = World::with_faults(keeps).await;
+        let send = async |attempts: &str| {
+            let words = ["resubmit", "--stage", "validate", "--attempts", attempts];
+            world.ask(&[&words[..], &SEND].concat()).await
+        };
+        let first = send("1").await;
+        assert!(
+            first.out.contains("4 sent") && first.out.contains("4 failed again"),
+            "{}",
+            first.out
+        );
+        let open = ["faults", "ls", "--open", "--stage", "validate", "--json"];
+        let new = ids(&world.ask(&open).await.json());
+        let refused = send("1").await;
+        refused.says(Exit::No, &["--attempts N sends"]);
+        assert!(
+            refused.out.contains("0 sent") && refused.out.contains("4 refused"),
+            "{}",
+            refused.out
+        );
+        for id in new {
+            assert!(
+                refused.out.contains(&format!("{id}: it has been sent 1 time\n")),
+                "{}",
+                refused.out
+            );
+        }
+        // three times is what it is unless told: a fourth has to be asked for
+        for sent in ["4 sent", "4 sent", "0 sent"] {
+            let again = send("3").await;
+            assert!(again.out.contains(sent), "{}", again.out);
+        }
+        let again = send("4").await;
+        assert!(again.out.contains("4 sent"), "{}", again.out);
+    }
 }
 
 #[tokio::test]

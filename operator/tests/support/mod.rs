@@ -16,6 +16,7 @@ use streambreaker::{BoxError, OnExhausted, ProcessorBuilder, Record, Timestamp, 
 use streambreaker_lake::{FaultLake, Lake, LakeWriter};
 use streambreaker_operator::{Command, Console, Exit, Operator, Task};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 #[derive(Clone, Deserialize)]
 struct Order {
@@ -57,6 +58,9 @@ pub(crate) struct World {
     pub(crate) mended: Arc<AtomicBool>,
     /// The index takes everything again.
     pub(crate) index_up: Arc<AtomicBool>,
+    /// The index answers nothing, and says here that it was asked.
+    pub(crate) index_hangs: Arc<AtomicBool>,
+    pub(crate) index_asked: Arc<Notify>,
     /// What the pipelines did, in order: `totals:7`.
     pub(crate) done: Arc<Mutex<Vec<String>>>,
     pub(crate) tasks: Arc<Mutex<Vec<Task>>>,
@@ -135,6 +139,8 @@ impl World {
             clock: Hands::default(),
             mended: Arc::default(),
             index_up: Arc::default(),
+            index_hangs: Arc::default(),
+            index_asked: Arc::default(),
             done: Arc::default(),
             tasks: Arc::default(),
         };
@@ -227,6 +233,8 @@ impl World {
             .build()?;
         let mended = self.mended.load(Ordering::SeqCst);
         let index_up = self.index_up.load(Ordering::SeqCst);
+        let index_hangs = self.index_hangs.load(Ordering::SeqCst);
+        let index_asked = self.index_asked.clone();
         let builder = Processor::builder("orders")
             .release(if mended { "1.4.3" } else { "1.4.2" })
             .clock(self.clock.clone());
@@ -246,8 +254,12 @@ impl World {
                     .inspect(move |order| done.lock().unwrap().push(format!("totals:{}", order.n)))
             })
             .pipeline("search", move |flow| {
-                let done = search.clone();
+                let (done, asked) = (search.clone(), index_asked.clone());
                 flow.json::<Order>().call(&index, async move |order: &Event<Order>| {
+                    if index_hangs {
+                        asked.notify_one();
+                        std::future::pending::<()>().await;
+                    }
                     if order.n == 33 && !index_up {
                         return Err("the index is full").transient();
                     }
@@ -279,6 +291,11 @@ impl World {
 
     pub(crate) fn raise_index(&self) {
         self.index_up.store(true, Ordering::SeqCst);
+        self.index_hangs.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn hang_index(&self) {
+        self.index_hangs.store(true, Ordering::SeqCst);
     }
 
     /// Gives it a command, word by word.
