@@ -75,7 +75,7 @@ pub enum KeyError {
     },
     /// The lake was given no keys.
     #[error(
-        "a record is sealed by the key {id:?}, and the lake has no keys: see `Lake::with_keys`"
+        "a record is sealed by the key {id:?}, and the lake has no keys: see `Lake::with_keys`, and `Operator::keys` of a command line"
     )]
     NoProvider {
         /// Its id.
@@ -205,6 +205,17 @@ impl KeyProvider for Keys {
             false => KeyError::Unknown { id: id.to_owned() },
         };
         self.keys.get(id).cloned().ok_or_else(missing)
+    }
+}
+
+#[async_trait]
+impl<K: KeyProvider + ?Sized> KeyProvider for Arc<K> {
+    async fn present(&self, stream: &str) -> Result<(String, Key), KeyError> {
+        (**self).present(stream).await
+    }
+
+    async fn key(&self, id: &str) -> Result<Key, KeyError> {
+        (**self).key(id).await
     }
 }
 

@@ -12,12 +12,14 @@ use crate::text::{Table, escaped_lines, json_escaped};
 /// Where a command prints.
 ///
 /// Colours and progress are for terminals only, and not for those that take no escape codes (`TERM=dumb`); colours not where
-/// `NO_COLOR` is set either (<https://no-color.org>).
+/// `NO_COLOR` is set either (<https://no-color.org>). On a terminal tables are as wide as `COLUMNS` says, where it is exported.
 pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     colour: bool,
     live: bool,
+    /// How many characters a line takes; unknown unless standard output is a terminal whose shell says so.
+    width: Option<usize>,
     /// Whether a line of progress stands there now.
     drawn: bool,
 }
@@ -71,6 +73,7 @@ impl Console {
         Self {
             colour: out.is_terminal() && !plain && !dumb,
             live: err.is_terminal() && !dumb,
+            width: out.is_terminal().then(columns).flatten(),
             out: Box::new(out),
             err: Box::new(err),
             drawn: false,
@@ -85,6 +88,7 @@ impl Console {
             err: Box::new(err.clone()),
             colour: false,
             live: false,
+            width: None,
             drawn: false,
         };
         (console, out, err)
@@ -93,6 +97,11 @@ impl Console {
     /// Whether somebody watches, so that progress is worth drawing.
     pub(crate) fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// How many characters a line takes, where that is known.
+    pub(crate) fn width(&self) -> Option<usize> {
+        self.width
     }
 
     pub(crate) fn toned(&self, tone: Tone, text: &str) -> String {
@@ -107,7 +116,7 @@ impl Console {
 
     /// A table as text, its head toned.
     pub(crate) fn table(&self, table: &Table) -> String {
-        table.print(|head| self.toned(Tone::Head, head))
+        table.print(self.width, |head| self.toned(Tone::Head, head))
     }
 
     /// A result as one line of JSON.
@@ -152,4 +161,8 @@ impl Console {
             self.drawn = false;
         }
     }
+}
+
+fn columns() -> Option<usize> {
+    std::env::var("COLUMNS").ok()?.parse().ok()
 }

@@ -1,10 +1,12 @@
 //! How a command ends.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
 use streambreaker::BoxError;
+use streambreaker_lake::LakeError;
 
 /// How a command ended: what the process should end with.
 ///
@@ -73,7 +75,21 @@ impl Failure {
     /// It could not be done.
     pub(crate) fn failed(error: impl Into<BoxError>) -> Self {
         let error = error.into();
-        Self { exit: Exit::Failed, message: error.to_string(), source: unnested(error) }
+        Self { exit: Exit::Failed, message: error.to_string(), source: causes(&*error) }
+    }
+
+    /// A source could not be read: as the lake says it, where it was the lake.
+    pub(crate) fn of_source(error: impl Into<BoxError>) -> Self {
+        let error = error.into();
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+        while let Some(at) = cause {
+            if let Some(lake) = at.downcast_ref::<LakeError>() {
+                let (exit, message) = (exit_of(lake), lake.to_string());
+                return Self { exit, message, source: causes(lake) };
+            }
+            cause = at.source();
+        }
+        Self::failed(error)
     }
 
     /// It could not be done, as `message` says.
@@ -97,8 +113,8 @@ impl Failure {
     }
 }
 
-/// The cause of an error whose own text is said already, as an error that can be kept.
-fn unnested(error: BoxError) -> Option<BoxError> {
+/// The causes of an error whose own text is said already, as an error that can be kept.
+fn causes(error: &dyn Error) -> Option<BoxError> {
     let mut text = String::new();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -115,7 +131,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         let mut said = self.message.clone();
-        let mut cause = self.source.as_deref().map(|error| error as &dyn std::error::Error);
+        let mut cause = self.source.as_deref().map(|error| error as &dyn Error);
         while let Some(error) = cause {
             let text = error.to_string();
             // errors that are transparent say what their causes say
@@ -129,16 +145,17 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<streambreaker_lake::LakeError> for Failure {
-    fn from(error: streambreaker_lake::LakeError) -> Self {
-        use streambreaker_lake::LakeError;
-        let exit = match error {
-            LakeError::Absent(_) | LakeError::Name(_) | LakeError::OtherSelection(_) => {
-                Exit::Unusable
-            }
-            _ => Exit::Failed,
-        };
-        Self { exit, ..Self::failed(error) }
+/// How a command ends that the lake ended.
+fn exit_of(error: &LakeError) -> Exit {
+    match error {
+        LakeError::Absent(_) | LakeError::Name(_) | LakeError::OtherSelection(_) => Exit::Unusable,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<LakeError> for Failure {
+    fn from(error: LakeError) -> Self {
+        Self { exit: exit_of(&error), ..Self::failed(error) }
     }
 }
 
@@ -151,7 +168,7 @@ mod tests {
         let inner = io::Error::other("connection refused");
         let failure = Failure::because("nobody answers", inner);
         assert_eq!(failure.to_string(), "nobody answers: connection refused");
-        let absent = Failure::from(streambreaker_lake::LakeError::Absent("x".into()));
+        let absent = Failure::from(LakeError::Absent("x".into()));
         assert_eq!(absent.exit, Exit::Unusable);
         assert_eq!(Failure::output(io::ErrorKind::BrokenPipe.into()).exit, Exit::Done);
     }

@@ -9,7 +9,7 @@ use clap::Parser;
 use streambreaker::admin::Bind;
 use streambreaker::clock::{Clock, SystemClock};
 use streambreaker::{BoxError, ProcessorBuilder, Shutdown, Timestamp};
-use streambreaker_lake::Lake;
+use streambreaker_lake::{KeyProvider, Lake};
 
 use crate::command::{Action, Command};
 use crate::console::Console;
@@ -90,6 +90,13 @@ where
     /// The lake, in a directory, which is opened when a command needs it, and never made.
     pub fn lake_in(mut self, folder: impl Into<PathBuf>) -> Self {
         self.places.lake = Some(LakePlace::Folder(folder.into()));
+        self
+    }
+
+    /// The keys of the lake in [`lake_in`](Self::lake_in), and of one that a command names by `--lake`: without them what is sealed
+    /// cannot be read. A lake that is handed over as it is ([`lake`](Self::lake)) has its own.
+    pub fn keys(mut self, keys: impl KeyProvider) -> Self {
+        self.places.keys = Some(Arc::new(keys));
         self
     }
 

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use streambreaker::file::{self, FaultLineError};
 use streambreaker::{FaultEvent, Timestamp};
 use streambreaker_lake::object_store::memory::InMemory;
-use streambreaker_lake::{FaultScan, FaultState, Lake};
+use streambreaker_lake::{FaultScan, FaultState, KeyProvider, Lake};
 use uuid::Uuid;
 
 use crate::args::{FaultArgs, FaultsAt, LakeAt};
@@ -22,6 +22,7 @@ const AT_ONCE: usize = 16;
 #[derive(Clone, Default)]
 pub(crate) struct Places {
     pub(crate) lake: Option<LakePlace>,
+    pub(crate) keys: Option<Arc<dyn KeyProvider>>,
     pub(crate) faults: Option<PathBuf>,
     pub(crate) stream: Option<String>,
 }
@@ -39,7 +40,11 @@ impl Places {
     pub(crate) fn lake(&self, at: &LakeAt) -> Result<Lake, Failure> {
         match (&at.lake, &self.lake) {
             (Some(folder), _) | (None, Some(LakePlace::Folder(folder))) => {
-                Ok(Lake::existing(folder)?)
+                let lake = Lake::existing(folder)?;
+                Ok(match &self.keys {
+                    Some(keys) => lake.with_keys(keys.clone()),
+                    None => lake,
+                })
             }
             (None, Some(LakePlace::Given(lake))) => Ok(lake.clone()),
             (None, None) => {

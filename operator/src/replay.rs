@@ -106,7 +106,10 @@ where
         let mut source = lake.replay(selection);
         let run = replay.resume.unwrap_or(source.run_id());
         source = source.resumable(run).target(names(&processor).join("\n"));
-        let again = format!("it goes on with --resume {run}{}", replay.which.at_fixed_times(now));
+        let again = format!(
+            "the same command goes on with --resume {run}{}",
+            replay.which.at_fixed_times(now)
+        );
         console.note(&format!("run {run}; should it be broken off, {again}"));
         let pace = replay.pace;
         let what = Sending { source, stream: &stream, processor: &processor, pace, by: &by };
@@ -156,8 +159,9 @@ where
         if let Some(failed) = &failed {
             console.note(&format!("{}: {failed}", self.name));
         }
-        let exit = match (failed, report.exit_code()) {
-            (Some(_), _) | (None, 1) => Exit::Failed,
+        let exit = match (&failed, report.exit_code()) {
+            (Some(failed), _) => failed.exit,
+            (None, 1) => Exit::Failed,
             (None, 0) if !report.stopped && counts.damaged.is_empty() => Exit::Done,
             _ => Exit::Partly,
         };
@@ -173,7 +177,7 @@ pub(crate) fn ended_as(
         Ok(report) => Ok((report, None)),
         // it has drained all the same, and accounts for it; the cause says what to do
         Err(RunError::Ended { report, source: Some(cause), .. }) => {
-            Ok((*report, Some(Failure::failed(cause))))
+            Ok((*report, Some(Failure::of_source(cause))))
         }
         Err(RunError::Ended { report, error, .. }) => {
             Ok((*report, Some(Failure::failed(format!("the processor ended: {error}")))))

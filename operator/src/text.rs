@@ -122,15 +122,36 @@ pub(crate) enum Align {
     Right,
 }
 
-/// Rows in columns that are as wide as their widest cell. The cells are escaped here.
+/// A column that is shortened stays at least so wide, unless it was narrower before.
+const LEAST: usize = 20;
+/// Between two columns.
+const GAP: usize = 2;
+
+/// Rows in columns that are as wide as their widest cell; where that is wider than a terminal, some columns are shortened, and
+/// others left out. The cells are escaped here.
 pub(crate) struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Vec<String>>,
+    shortens: &'static [&'static str],
+    leaves_out: &'static [&'static str],
 }
 
 impl Table {
     pub(crate) fn new(columns: impl IntoIterator<Item = (&'static str, Align)>) -> Self {
-        Self { columns: columns.into_iter().collect(), rows: Vec::new() }
+        let columns = columns.into_iter().collect();
+        Self { columns, rows: Vec::new(), shortens: &[], leaves_out: &[] }
+    }
+
+    /// These columns hold text that may be cut off at its end.
+    pub(crate) fn shortens(mut self, columns: &'static [&'static str]) -> Self {
+        self.shortens = columns;
+        self
+    }
+
+    /// These columns may be left out, the first of them first, where shortening others does not help.
+    pub(crate) fn leaves_out(mut self, columns: &'static [&'static str]) -> Self {
+        self.leaves_out = columns;
+        self
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -139,34 +160,61 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The lines, the head first; `head` makes that stand out.
-    pub(crate) fn print(&self, head: impl Fn(&str) -> String) -> String {
+    /// The lines, the head first, which `head` makes stand out; at most as wide as `room`, if that can be done.
+    pub(crate) fn print(&self, room: Option<usize>, head: impl Fn(&str) -> String) -> String {
+        let shown = self.fit(room.unwrap_or(usize::MAX));
+        let line = |cells: &dyn Fn(usize) -> String| {
+            let mut line = String::new();
+            for (at, width) in &shown {
+                let cell = shortened(&cells(*at), *width);
+                let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
+                let gap = " ".repeat(GAP);
+                line.push_str(&match self.columns[*at].1 {
+                    Align::Left => format!("{cell}{pad}{gap}"),
+                    Align::Right => format!("{pad}{cell}{gap}"),
+                });
+            }
+            line.trim_end().to_owned()
+        };
+        let mut text = head(&line(&|at| self.columns[at].0.to_owned()));
+        text.push('\n');
+        for row in &self.rows {
+            text.push_str(&line(&|at| row[at].clone()));
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Which columns are shown, and how wide each is.
+    fn fit(&self, room: usize) -> Vec<(usize, usize)> {
         let width = |at: usize| {
             let cells = self.rows.iter().map(|row| row[at].chars().count());
             cells.max().unwrap_or(0).max(self.columns[at].0.len())
         };
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let line = |cells: &mut dyn Iterator<Item = &str>| {
-            let mut line = String::new();
-            for (at, cell) in cells.enumerate() {
-                let pad = widths[at].saturating_sub(cell.chars().count());
-                let pad = " ".repeat(pad);
-                match self.columns[at].1 {
-                    Align::Left => write!(line, "{cell}{pad}  "),
-                    Align::Right => write!(line, "{pad}{cell}  "),
-                }
-                .unwrap_or_default();
-            }
-            line.trim_end().to_owned()
-        };
-        let names = line(&mut self.columns.iter().map(|(name, _)| *name));
-        let mut text = head(&names);
-        text.push('\n');
-        for row in &self.rows {
-            text.push_str(&line(&mut row.iter().map(String::as_str)));
-            text.push('\n');
+        let mut shown: Vec<(usize, usize)> =
+            (0..self.columns.len()).map(|at| (at, width(at))).collect();
+        let mut going = self.leaves_out.iter();
+        loop {
+            let gives = |(at, _): &(usize, usize)| self.shortens.contains(&self.columns[*at].0);
+            let least = |(at, width): &(usize, usize)| {
+                if gives(&(*at, *width)) { (*width).min(LEAST) } else { *width }
+            };
+            let gaps = GAP * shown.len().saturating_sub(1);
+            let needed = shown.iter().map(least).sum::<usize>() + gaps;
+            let next = if needed > room { going.next() } else { None };
+            let Some(next) = next else {
+                let mut left = room.saturating_sub(needed);
+                return shown
+                    .iter()
+                    .map(|column| {
+                        let more = (column.1 - least(column)).min(left);
+                        left -= more;
+                        (column.0, least(column) + more)
+                    })
+                    .collect();
+            };
+            shown.retain(|(at, _)| self.columns[*at].0 != *next);
         }
-        text
     }
 }
 
@@ -205,7 +253,30 @@ mod tests {
         let mut table = Table::new([("N", Align::Right), ("NAME", Align::Left)]);
         table.row(["7".into(), "a\tb".into()]);
         table.row(["1000".into(), "longer name".into()]);
-        let text = table.print(str::to_owned);
+        let text = table.print(None, str::to_owned);
         assert_eq!(text, "   N  NAME\n   7  a\\tb\n1000  longer name\n");
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal_where_it_can() {
+        let columns = ["ID", "KIND", "WHERE", "ERROR"].map(|name| (name, Align::Left));
+        let mut table = Table::new(columns).shortens(&["ERROR"]).leaves_out(&["KIND", "WHERE"]);
+        let error = "what nobody had thought of before it happened";
+        table.row(["an-id-that-is-whole".into(), "fault".into(), "a/b".into(), error.into()]);
+        let line = |room| {
+            let text = table.print(room, str::to_owned);
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            assert!(lines.iter().all(|line| room.is_none_or(|room| line.chars().count() <= room)));
+            lines[1].clone()
+        };
+        let whole = format!("an-id-that-is-whole  fault  a/b    {error}");
+        assert_eq!([line(None), line(Some(80))], [whole.clone(), whole.clone()]);
+        assert_eq!(line(Some(79)), whole.replace("happened", "happen…"));
+        assert_eq!(line(Some(55)), "an-id-that-is-whole  fault  a/b    what nobody had tho…");
+        assert_eq!(line(Some(54)), "an-id-that-is-whole  a/b    what nobody had thought o…");
+        assert_eq!(line(Some(41)), "an-id-that-is-whole  what nobody had tho…");
+        // what is left is needed, however narrow it is
+        let text = table.print(Some(7), str::to_owned);
+        assert!(text.ends_with("an-id-that-is-whole  what nobody had tho…\n"), "{text}");
     }
 }

@@ -6,6 +6,7 @@ mod support;
 
 use heard::Heard;
 use serde_json::json;
+use streambreaker_lake::{Key, Keys};
 use streambreaker_operator::{Exit, Operator};
 use support::{Keeps, World, given};
 
@@ -49,6 +50,13 @@ async fn streams_and_objects_are_listed() {
     let text = world.ask(&["lake", "stats", "orders"]).await.out;
     assert!(text.starts_with("orders  40 records of 2 shards, "), "{text}");
     assert_eq!(world.bytes(), before, "who looks changes nothing");
+
+    // what comes late is counted where it lies
+    let late = support::record(102).with_arrival(support::record(0).arrival());
+    world.store_all(vec![support::record(100), late]).await;
+    let stats = world.ask(&["lake", "stats", "--json"]).await.json();
+    let days: Vec<_> = stats["streams"][0]["days"].as_array().unwrap().iter().map(of).collect();
+    assert_eq!((days[0].1, days.last()), (24, Some(&("2026-11-05".to_owned(), 2))));
 }
 
 #[tokio::test]
@@ -203,4 +211,34 @@ async fn a_lake_that_is_not_there_is_not_made() {
     let operator =
         Operator::new("orders", async |_| Err("not needed".into())).lake(elsewhere.lake());
     assert_eq!(given(&operator, &["lake", "verify"]).await.exit, Exit::Done);
+}
+
+#[tokio::test]
+async fn l11_what_is_sealed_is_read_with_the_keys_of_the_component() {
+    let world = World::new(Keeps::Lake);
+    let keys = || Keys::new("2026", Key::new([7; 32]));
+    world.store_in(&world.lake().with_keys(keys()), support::records()).await;
+    let path = world.path("lake");
+    let others = Keys::new("2025", Key::new([6; 32]));
+    let component = world.clone();
+    let operator = || {
+        let component = component.clone();
+        Operator::new("orders", async move |task| component.component(task))
+    };
+    let replay = ["replay", "--send", "--why", "a test", "--who", "ada"];
+    for words in [&["lake", "grep", "--id", "7"][..], &["replay"], &replay] {
+        let without = given(&operator().lake_in(&path), words).await;
+        without.says(Exit::Failed, &["is sealed", "sealed by the key \"2026\"", "Operator::keys"]);
+        assert!(!without.err.contains("its cause says why"), "{}", without.err);
+        let wrong = given(&operator().lake_in(&path).keys(others.clone()), words).await;
+        wrong.says(Exit::Failed, &["is sealed", "\"2026\""]);
+    }
+    assert!(world.take_done().is_empty());
+    world.ask(&["lake", "verify"]).await.says(Exit::Done, &[]);
+
+    let grep = ["lake", "grep", "--id", "7", "--json"];
+    let found = given(&operator().lake_in(&path).keys(keys()), &grep).await.json();
+    assert_eq!(found["payload"], r#"{"id":"7","type":"order-odd","n":7}"#);
+    let named = [&grep[..], &["--lake", path.to_str().unwrap()]].concat();
+    assert_eq!(given(&operator().keys(keys()), &named).await.json(), found);
 }

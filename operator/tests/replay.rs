@@ -146,11 +146,11 @@ async fn l6_a_run_that_is_broken_off_goes_on_where_it_was() {
     assert_eq!(done, numbers("totals", |_| true), "each of them once");
 
     let other = [&words[..], &["--type", "order-even"]].concat();
-    world.ask(&other).await.says(Exit::Failed, &["begun with another selection"]);
+    world.ask(&other).await.says(Exit::Unusable, &["begun with another selection"]);
     // what it has settled, it has settled for that pipeline
     let other: Vec<&str> =
         words.iter().map(|word| if *word == "totals" { "search" } else { *word }).collect();
-    world.ask(&other).await.says(Exit::Failed, &["or for other pipelines"]);
+    world.ask(&other).await.says(Exit::Unusable, &["or for other pipelines"]);
     assert!(world.take_done().is_empty());
 }
 
@@ -163,9 +163,9 @@ async fn l6_a_run_of_so_long_ago_is_resumed_with_the_times_of_then() {
     let stopped =
         world.operator().stop(|| Shutdown::on(tokio::time::sleep(Duration::from_millis(100))));
     let first = given(&stopped, &[&slow[..], &send].concat()).await;
-    first.says(Exit::Partly, &["it was not finished: it goes on with --resume "]);
+    first.says(Exit::Partly, &["it was not finished: the same command goes on with --resume "]);
     let mut done = world.take_done();
-    let (_, again) = first.err.rsplit_once("it goes on with ").unwrap();
+    let (_, again) = first.err.rsplit_once("goes on with ").unwrap();
     let again: Vec<&str> = again.trim().split(' ').collect();
     let [since, until] = ["2026-11-01T12:00:00.000000Z", "2026-11-02T12:00:00.000000Z"];
     assert_eq!(again[2..], ["--since", since, "--until", until]);

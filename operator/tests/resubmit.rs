@@ -52,6 +52,9 @@ async fn l8_faults_are_sent_once_to_the_pipeline_that_refused_them() {
         let open = world.ask(&["faults", "ls", "--open", "--json"]).await.json();
         assert_eq!(open["total"], 2, "the new faults of 13");
         let new = &open["faults"][0];
+        let kinds = world.ask(&["faults", "group", "--open", "--json"]).await.json();
+        let kinds = kinds["kinds"].as_array().unwrap();
+        assert_eq!(kinds.iter().map(|kind| kind["count"].as_u64().unwrap()).sum::<u64>(), 2);
         let parent = world.ask(&["faults", "show", new["parent"].as_str().unwrap()]).await.out;
         assert!(parent.contains("failed again (1 fault) by ada"), "{parent}");
         assert!(

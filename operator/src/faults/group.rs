@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use streambreaker::{BoxError, Class, FaultEvent, ProcessorBuilder, Timestamp};
+use streambreaker::{BoxError, Class, ProcessorBuilder, Timestamp};
 use uuid::Uuid;
 
-use super::{ERROR, note_skipped, printed};
+use super::{ERROR, Summary, note_skipped, printed};
 use crate::args::{FaultArgs, FaultsAt, Output};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
@@ -19,16 +19,23 @@ use crate::text::{Align, Table, counted, second, shortened, thousands};
 #[command(after_help = "\
 Examples:
   $0 faults group                               which kinds there are
+  $0 faults group --open                        which of them nobody has settled
   $0 faults group --since 2026-11-26 --release 1.4.2
   $0 faults ls --fingerprint 2f14d8dd50225d17   then those of one kind")]
 pub(crate) struct Group {
     #[command(flatten)]
     which: FaultArgs,
+    /// Only those that nobody has settled: neither processed since nor dismissed
+    #[arg(long, help_heading = "Which faults")]
+    open: bool,
     #[command(flatten)]
     at: FaultsAt,
     #[command(flatten)]
     output: Output,
 }
+
+/// Faults that are looked up in the ledger together.
+const AHEAD: usize = 1_000;
 
 /// Faults of one kind.
 #[derive(Serialize)]
@@ -54,7 +61,7 @@ struct Kind {
 }
 
 impl Kind {
-    fn of(fault: &FaultEvent) -> Self {
+    fn of(fault: &Summary) -> Self {
         Self {
             fingerprint: fault.fingerprint.clone(),
             count: 0,
@@ -63,7 +70,7 @@ impl Kind {
             pipeline: fault.pipeline.clone(),
             stage: fault.stage.clone(),
             resource: fault.resource.clone(),
-            error: fault.err.name.clone(),
+            error: fault.error.name.clone(),
             message: String::new(),
             first: fault.timestamp,
             last: fault.timestamp,
@@ -72,15 +79,15 @@ impl Kind {
         }
     }
 
-    fn add(&mut self, fault: FaultEvent) {
+    fn add(&mut self, fault: Summary) {
         self.count += 1;
-        self.records += u64::try_from(fault.records.len()).unwrap_or(u64::MAX);
+        self.records += u64::try_from(fault.records).unwrap_or(u64::MAX);
         *self.releases.entry(fault.release.unwrap_or_default()).or_default() += 1;
         self.first = self.first.min(fault.timestamp);
         if self.count == 1 || fault.timestamp >= self.last {
             self.last = fault.timestamp;
             self.sample = fault.id;
-            self.message = fault.err.message;
+            self.message = fault.error.message;
         }
     }
 }
@@ -97,10 +104,26 @@ where
         let place = self.places.faults(&group.at)?;
         let mut kinds: BTreeMap<(String, String), Kind> = BTreeMap::new();
         let mut scan = place.scan(self.pick(&group.which)).await?;
-        while let Some(fault) = scan.next().await? {
-            // a fingerprint is of a stage, whose name two pipelines may use
-            let name = (fault.fingerprint.clone(), fault.pipeline.clone());
-            kinds.entry(name).or_insert_with(|| Kind::of(&fault)).add(fault);
+        let (mut faults, mut ended) = (Vec::with_capacity(AHEAD), false);
+        while !ended {
+            match scan.next().await? {
+                Some(fault) => faults.push(Summary::of(fault)),
+                None => ended = true,
+            }
+            if !ended && faults.len() < AHEAD {
+                continue;
+            }
+            if group.open {
+                let ids = faults.iter().map(|fault| (&*fault.stream, fault.whole));
+                let states = place.states(ids).await?;
+                let mut is_open = states.iter().map(|state| !state.is_final());
+                faults.retain(|_| is_open.next().unwrap_or(true));
+            }
+            for fault in faults.drain(..) {
+                // a fingerprint is of a stage, whose name two pipelines may use
+                let name = (fault.fingerprint.clone(), fault.pipeline.clone());
+                kinds.entry(name).or_insert_with(|| Kind::of(&fault)).add(fault);
+            }
         }
         let skipped = scan.skipped;
         let mut kinds: Vec<Kind> = kinds.into_values().collect();
@@ -128,7 +151,9 @@ fn print(kinds: &[Kind], console: &mut Console) -> Result<(), Failure> {
         ("LAST", Align::Left),
         ("RELEASES", Align::Left),
         ("ERROR", Align::Left),
-    ]);
+    ])
+    .shortens(&["ERROR"])
+    .leaves_out(&["FIRST", "LAST", "RELEASES", "CLASS"]);
     for kind in kinds {
         let releases: Vec<&str> = kind
             .releases

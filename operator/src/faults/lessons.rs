@@ -95,7 +95,9 @@ fn print(learned: &[(String, Lesson)], console: &mut Console) -> Result<(), Fail
         ("ERROR", Align::Left),
         ("RELEASES", Align::Left),
         ("LESSON", Align::Left),
-    ]);
+    ])
+    .shortens(&["LESSON"])
+    .leaves_out(&["RELEASES", "ERROR", "DISMISSED", "FAILED AGAIN", "WHERE"]);
     for (_, lesson) in learned {
         let counts = [
             lesson.faults,

@@ -91,7 +91,9 @@ fn print(listed: &[Listed], total: u64, console: &mut Console) -> Result<(), Fai
         return console.print("no faults\n");
     }
     let columns = ["TIME", "ID", "CLASS", "WHERE", "FINGERPRINT", "LEDGER", "ERROR"];
-    let mut table = Table::new(columns.map(|name| (name, Align::Left)));
+    let mut table = Table::new(columns.map(|name| (name, Align::Left)))
+        .shortens(&["ERROR"])
+        .leaves_out(&["FINGERPRINT", "CLASS", "TIME"]);
     for Listed { fault, ledger } in listed {
         table.row([
             second(fault.timestamp),

@@ -112,7 +112,7 @@ impl Grep {
 }
 
 fn unread(error: SourceError) -> Failure {
-    Failure::because("the lake cannot be read", error)
+    Failure::of_source(error)
 }
 
 /// Bytes as text, or, where they are none, in hexadecimal digits under another name.
@@ -148,9 +148,16 @@ fn json_of(record: &Record) -> Value {
 }
 
 fn text_of(record: &Record, full: bool, console: &Console) -> String {
-    let most = if full { usize::MAX } else { PAYLOAD };
     let place = format!("{}@{}", record.shard(), record.position());
     let key = record.key().map(|key| format!(" {}", shortened(&key_shown(key), 40)));
+    let most = match console.width() {
+        _ if full => usize::MAX,
+        None => PAYLOAD,
+        Some(width) => {
+            let before = 20 + 1 + place.len() + key.as_ref().map_or(0, String::len) + 2;
+            width.saturating_sub(before).clamp(20, PAYLOAD)
+        }
+    };
     let mut text = format!(
         "{} {}{}  {}\n",
         console.toned(Tone::Quiet, &second(record.arrival())),

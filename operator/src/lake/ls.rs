@@ -45,7 +45,8 @@ where
                 ("FIRST ARRIVAL", Align::Left),
                 ("LAST ARRIVAL", Align::Left),
                 ("PATH", Align::Left),
-            ]);
+            ])
+            .leaves_out(&["LAST ARRIVAL", "FIRST ARRIVAL"]);
             for object in &manifest.objects {
                 table.row([
                     thousands(object.footer.records),

@@ -49,9 +49,9 @@ where
             let sum = Sum::of(&manifest.objects);
             let mut days: BTreeMap<String, Sum> = BTreeMap::new();
             for object in &manifest.objects {
-                let day = object.footer.arrival_min.to_string();
-                let day = day.split('T').next().unwrap_or_default().to_owned();
-                days.entry(day).or_default().add(object);
+                // the folder it lies in, which is that of its first record
+                let day = object.path.split('/').find_map(|part| part.strip_prefix("date="));
+                days.entry(day.unwrap_or("-").to_owned()).or_default().add(object);
             }
             if stats.output.json {
                 let days: Vec<Value> = days

@@ -203,7 +203,7 @@ fn text(status: &Shown, console: &Console) -> String {
         let cells = counts.iter().map(|count| thousands(*count));
         table.row(std::iter::once(name.clone()).chain(cells).chain([state]));
     }
-    text.push_str(&table.print(head));
+    text.push_str(&console.table(&table));
 
     if !status.lanes.is_empty() {
         let mut table = Table::new([
@@ -217,7 +217,9 @@ fn text(status: &Shown, console: &Console) -> String {
             right("RESTARTS"),
             left("WAITS FOR"),
             left("LAST ERROR"),
-        ]);
+        ])
+        .shortens(&["LAST ERROR"])
+        .leaves_out(&["UNREAD", "SETTLED"]);
         let few = status.lanes.len() <= LANES;
         let mut quiet = 0;
         for lane in &status.lanes {
@@ -247,7 +249,7 @@ fn text(status: &Shown, console: &Console) -> String {
             ]);
         }
         text.push('\n');
-        text.push_str(&table.print(head));
+        text.push_str(&console.table(&table));
         if quiet > 0 {
             text.push_str(&format!("and {} with nothing open: --json\n", counted(quiet, "lane")));
         }
@@ -278,7 +280,7 @@ fn text(status: &Shown, console: &Console) -> String {
             ]);
         }
         text.push('\n');
-        text.push_str(&table.print(head));
+        text.push_str(&console.table(&table));
     }
     text
 }

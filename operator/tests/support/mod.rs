@@ -212,8 +212,12 @@ impl World {
     }
 
     pub(crate) async fn store_all(&self, records: Vec<Record>) {
+        self.store_in(&self.lake(), records).await;
+    }
+
+    pub(crate) async fn store_in(&self, lake: &Lake, records: Vec<Record>) {
         let store = Resource::builder("lake").timeout(Duration::from_secs(30)).build().unwrap();
-        let writer = LakeWriter::new(&self.lake()).hours(12);
+        let writer = LakeWriter::new(lake).hours(12);
         let processor = Processor::builder("lake-writer")
             .faults(streambreaker::memory::faults())
             .pipeline("store", writer.pipeline(&store))
