@@ -102,10 +102,12 @@ impl fmt::Display for ResubmitReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} faults: {} sent ({} records), {} succeeded, {} failed again, {} given back, {} settled before, {} refused",
+            "{} fault{}: {} sent ({} record{}), {} succeeded, {} failed again, {} given back, {} settled before, {} refused",
             self.considered,
+            if self.considered == 1 { "" } else { "s" },
             self.sent,
             self.records,
+            if self.records == 1 { "" } else { "s" },
             self.succeeded,
             self.failed_again.len(),
             self.returned.len(),

@@ -125,6 +125,7 @@ where
         });
         tell(console, replay.output, &json, &format!("{}\n", sent.report))?;
         note_damaged(&sent.counts, console);
+        note_faults(&sent.report, console);
         // what could not be read is left, and would be again
         if sent.report.stopped || sent.report.exit_code() == 3 {
             console.note(&format!("it was not finished: {again}"));
@@ -203,6 +204,13 @@ pub(crate) fn looked_at(counts: &DryRun) -> Exit {
 
 pub(crate) fn skipped(counts: &DryRun) -> Vec<String> {
     counts.damaged.iter().map(|(path, damage)| format!("{path}: {damage}")).collect()
+}
+
+/// How what was set aside is looked at.
+pub(crate) fn note_faults(report: &Report, console: &mut Console) {
+    if report.faults_stored > 0 {
+        console.note("`faults group --open` says what was set aside, `resubmit` sends it again");
+    }
 }
 
 pub(crate) fn note_damaged(counts: &DryRun, console: &mut Console) {

@@ -8,7 +8,7 @@ use crate::args::Output;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::operator::{Operator, Task};
-use crate::replay::ended_as;
+use crate::replay::{ended_as, note_faults};
 use crate::text::escaped_lines;
 
 #[derive(Clone, Debug, Default, Args)]
@@ -71,6 +71,7 @@ where
             true => console.json(&report)?,
             false => console.print(&format!("{report}\n"))?,
         }
+        note_faults(&report, console);
         if let Some(failed) = failed {
             return Err(failed);
         }

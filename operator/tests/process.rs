@@ -257,12 +257,16 @@ async fn the_component_runs_and_ends_as_its_report_says() {
     assert_eq!(plan.exit, Exit::Done);
     assert!(plan.out.contains("10000 records") && plan.out.contains("other"), "{}", plan.out);
 
-    let report = given(&operator, &["run", "--pipeline", "all", "--json"]).await.json();
+    let report = given(&operator, &["run", "--pipeline", "all", "--json"]).await;
+    report.says(Exit::Done, &["`faults group --open` says what was set aside"]);
+    let report = report.json();
     let all = &report["pipelines"]["all"];
     assert_eq!((&all["read"], &all["done"], &all["faulted"]), (&json!(3), &json!(2), &json!(1)));
     assert_eq!(report["pipelines"]["other"]["enabled"], false);
     let group = given(&operator, &["faults", "group", "--json"]).await.json();
     assert_eq!(group["kinds"][0]["count"], 1);
+    let again = given(&operator, &["run", "--json"]).await;
+    assert!(!again.err.contains("faults group"), "nothing was set aside: {}", again.err);
 }
 
 #[tokio::test]
