@@ -56,9 +56,16 @@ impl<F> fmt::Debug for Operator<F> {
     }
 }
 
-/// The command line of a component that has no words of its own.
+// the command line of a component that has no words of its own
 #[derive(Debug, Parser)]
-#[command(arg_required_else_help = true)]
+#[command(
+    arg_required_else_help = true,
+    about = "Run the component, see what it does and what it set aside, and send to it again",
+    after_help = "\
+What sends is a dry run unless it says --send; what changes something asks --why. Each command has --help, with examples.
+
+Exit codes: 0 done, 1 it could not be done, 2 the command cannot be used, 3 done in part, 4 done and the answer is no."
+)]
 struct Own {
     #[command(subcommand)]
     command: Command,
@@ -228,5 +235,21 @@ where
             console.note(&format!("{}: {failure}", self.name));
         }
         failure.exit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_speaks_of_the_component() {
+        let help = Own::command().render_help().to_string();
+        assert!(
+            help.starts_with("Run the component") && help.contains("Exit codes: 0 done"),
+            "{help}"
+        );
     }
 }

@@ -105,10 +105,18 @@ impl Places {
             )));
         }
         // a component that has a lake keeps there what became of its faults
+        let beside = beside(file);
         let ledger = match self.lake(lake) {
+            // of two ledgers neither knows all that was sent
+            Ok(_) if beside.is_dir() => {
+                return Err(Failure::unusable(format!(
+                    "what became of these faults is noted in {}, from when there was no lake: move what lies there into the lake, and that directory away",
+                    beside.display()
+                )));
+            }
             Ok(lake) => LedgerPlace::Lake(lake),
             Err(failure) if lake.lake.is_some() => return Err(failure),
-            Err(_) => LedgerPlace::Beside(beside(file)),
+            Err(_) => LedgerPlace::Beside(beside),
         };
         Ok(FaultPlace { lines: Some(file.clone()), ledger })
     }

@@ -213,6 +213,34 @@ async fn l8_a_unit_is_sent_so_often_as_is_allowed() {
 }
 
 #[tokio::test]
+async fn l8_a_lake_that_comes_later_takes_over_what_was_noted_before() {
+    let mut world = World::with_faults(Keeps::FileAlone).await;
+    world.mend();
+    let words = [&["resubmit", "--stage", "validate"], &SEND[..]].concat();
+    let sent = world.ask(&words).await;
+    assert!(sent.out.contains("4 sent") && sent.out.contains("4 succeeded"), "{}", sent.out);
+    let ledger = world.path("faults.ndjson.ledger");
+
+    world.keeps = Keeps::File;
+    world.store().await;
+    for words in [&words[..], &["faults", "ls"], &["faults", "dismiss", "--all"]] {
+        let refused = world.ask(words).await;
+        refused
+            .says(Exit::Unusable, &["faults.ndjson.ledger", "move what lies there into the lake"]);
+    }
+    let (from, to) =
+        (ledger.join("stream=orders/_ledger"), world.path("lake/stream=orders/_ledger"));
+    std::fs::rename(from, to).unwrap();
+    std::fs::remove_dir_all(ledger).unwrap();
+    let again = world.ask(&words).await;
+    assert!(
+        again.out.contains("0 sent") && again.out.contains("4 settled before"),
+        "{}",
+        again.out
+    );
+}
+
+#[tokio::test]
 async fn it_ends_when_too_many_fail_again() {
     let world = World::faulted(Keeps::Lake, 160).await;
     let which = ["resubmit", "--stage", "validate", "--json"];
