@@ -4,6 +4,7 @@
 //! place to take something out is its producer. (The advice of the *stream circuit breaker* and *data lake* patterns.)
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -177,14 +178,30 @@ fn cover(value: &mut Value, how: &How, pointer: &[String]) {
 }
 
 /// The value of a field that [`Redact::seal`] has sealed under this pointer; what was not sealed, as it is. None where it was
-/// changed, or sealed in another field.
+/// changed, or sealed in another field. A provider that is no `Clone` goes in an `Arc`.
+///
+/// ```
+/// use serde_json::json;
+/// use streambreaker_lake::{Key, Keys, Redact, unseal};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let redact = Redact::new().seal("/people/*/email", "2026", &Key::new([7; 32]));
+/// let event = redact.json(&json!({"people": [{"email": "ann@example.com"}]}))?;
+///
+/// let keys = Keys::new("2026", Key::new([7; 32]));
+/// let email = unseal(&event["people"][0]["email"], "/people/*/email", &keys).await?;
+/// assert_eq!(email, Some(json!("ann@example.com")));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`LakeError::Key`].
-pub async fn unseal(
+pub async fn unseal<K: KeyProvider + Clone>(
     value: &Value,
     pointer: &str,
-    keys: &std::sync::Arc<dyn KeyProvider>,
+    keys: &K,
 ) -> Result<Option<Value>, LakeError> {
     let text = |name| value.get(name).and_then(Value::as_str);
     let (Some(sealed_by), Some(sealed)) = (text(SEALED_BY), text(SEALED)) else {
@@ -192,7 +209,8 @@ pub async fn unseal(
     };
     let sealed = BASE64.decode(sealed).unwrap_or_default();
     let place = place(&segments(pointer));
-    let opened = Opener::default().open_bytes(Some(keys), sealed_by, &place, &sealed).await?;
+    let keys: Arc<dyn KeyProvider> = Arc::new(keys.clone());
+    let opened = Opener::default().open_bytes(Some(&keys), sealed_by, &place, &sealed).await?;
     Ok(opened.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
@@ -201,7 +219,6 @@ mod tests {
     use super::*;
     use crate::seal::Keys;
     use serde_json::json;
-    use std::sync::Arc;
 
     #[test]
     fn fields_are_removed_and_masked_wherever_they_are() {
