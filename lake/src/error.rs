@@ -32,7 +32,7 @@ pub enum LakeError {
     #[error("there is no lake in {0:?}: check the path, or store something first")]
     Absent(String),
     /// An object cannot be taken as what its name says.
-    #[error("the object {path} is not readable: {damage}")]
+    #[error("the object {} is not readable: {damage}", .path.escape_debug())]
     Damaged {
         /// Its path in the lake's store.
         path: String,
@@ -51,7 +51,7 @@ pub enum LakeError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// There is no key to open an object with. Its records are not skipped: fewer of them would look like success.
-    #[error("the object {path} is sealed, and cannot be opened")]
+    #[error("the object {} is sealed, and cannot be opened", .path.escape_debug())]
     Sealed {
         /// Its path in the lake's store.
         path: String,
@@ -64,7 +64,7 @@ pub enum LakeError {
     )]
     OtherSelection(uuid::Uuid),
     /// A document of the lake (manifest, ledger) cannot be read.
-    #[error("the document {path} is not readable: move it away, it is made anew")]
+    #[error("the document {} is not readable: move it away, it is made anew", .path.escape_debug())]
     Document {
         /// Its path in the lake's store.
         path: String,

@@ -18,7 +18,7 @@ use streambreaker::{Class, FaultEvent, StepError, Timestamp};
 use uuid::Uuid;
 
 use crate::error::{Damage, LakeError};
-use crate::lake::Lake;
+use crate::lake::{Lake, patiently};
 use crate::name::Hour;
 use crate::read::count_damaged;
 use crate::seal::{Opener, Sealer};
@@ -362,15 +362,16 @@ impl Lake {
     /// [`LakeError::Store`], [`LakeError::Name`].
     pub async fn scan_faults(&self, selection: &FaultSelection) -> Result<FaultScan, LakeError> {
         let folder = fault_folder(self, selection.stream())?;
-        let mut paths: Vec<Path> = self
-            .store
-            .list(Some(&folder))
-            .map_ok(|meta| meta.location)
-            .try_collect()
-            .await
-            .map_err(LakeError::store("list the faults"))?;
+        let list = async || {
+            let metas = self.store.list(Some(&folder));
+            let paths: Result<Vec<Path>, _> =
+                metas.map_ok(|meta| meta.location).try_collect().await;
+            paths.map_err(LakeError::store("list the faults"))
+        };
+        let mut paths = patiently(list).await?;
         // folders are by time: so these are the first
         paths.sort();
+        paths.dedup();
         Ok(FaultScan {
             lake: self.clone(),
             selection: selection.clone(),
@@ -418,14 +419,14 @@ impl FaultScan {
                 }
             }
             let Some(path) = self.paths.front() else { return Ok(None) };
-            let (faults, damage) = match read_object(&self.lake, path).await {
+            let (faults, damage) = match patiently(|| read_object(&self.lake, path)).await {
                 Ok(read) => read,
                 Err(LakeError::Damaged { damage, .. }) => (Vec::new(), Some(damage)),
                 Err(error) => return Err(error),
             };
             if let Some(damage) = damage {
                 tracing::warn!(
-                    target: "streambreaker::lake", object = %path, %damage,
+                    target: "streambreaker::lake", object = %path.as_ref().escape_debug(), %damage,
                     "an object of faults cannot be read in full; the rest of it is skipped",
                 );
                 count_damaged();

@@ -11,7 +11,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
 };
 
 use crate::decode::{Bounds, METADATA_BYTES, Opened, longer_than_itself, within};
@@ -68,8 +69,10 @@ pub(crate) struct Listed {
 /// How many requests about many objects are under way at once.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// How often one of many objects is looked at before all of them have to be looked at anew.
-const LOOKS: u32 = 5;
+/// How long to wait before each further look at one of many objects, before all of them have to be looked at anew.
+pub(crate) fn waits() -> impl Iterator<Item = Duration> {
+    [100, 300, 900, 2_700].into_iter().map(Duration::from_millis)
+}
 
 /// Looks at one of many objects again where the store fails at it for the moment. A walk through all of them that
 /// ended at the first failure, to begin anew, would never come to its end in a lake that is large enough.
@@ -78,13 +81,11 @@ pub(crate) async fn patiently<T, F>(look: impl Fn() -> F) -> Result<T, LakeError
 where
     F: Future<Output = Result<T, LakeError>>,
 {
-    let mut wait = Duration::from_millis(100);
-    for _ in 1..LOOKS {
+    for wait in waits() {
         match look().await {
             Err(error) if error.is_transient() => tokio::time::sleep(wait).await,
             looked => return looked,
         }
-        wait *= 3;
     }
     look().await
 }
@@ -230,6 +231,9 @@ impl Lake {
         drop(days);
         listing.objects.sort();
         listing.foreign.sort();
+        // a list that is written to while it is read may show one twice
+        listing.objects.dedup_by(|a, b| a.path == b.path);
+        listing.foreign.dedup();
         Ok(listing)
     }
 
@@ -252,7 +256,18 @@ impl Lake {
             let damage = Damage::TooLarge { what: "bytes", found: found.meta.size, max: most };
             return Err(Self::damaged(path, damage));
         }
-        found.bytes().await.map_err(|e| Self::missing(path, e, what))
+        Self::all_of(found, path, what).await
+    }
+
+    /// All bytes that an answer says it has. One that is cut off is the store's failure, and no damage of the object.
+    async fn all_of(found: GetResult, path: &Path, what: &'static str) -> Result<Bytes, LakeError> {
+        let len = found.range.end.saturating_sub(found.range.start);
+        let bytes = found.bytes().await.map_err(|e| Self::missing(path, e, what))?;
+        if bytes.len() as u64 == len {
+            return Ok(bytes);
+        }
+        let source = format!("{} bytes of {len} came", bytes.len()).into();
+        Err(LakeError::store(what)(object_store::Error::Generic { store: "lake", source }))
     }
 
     /// A part of an object.
@@ -262,7 +277,10 @@ impl Lake {
         range: Range<u64>,
     ) -> Result<Bytes, LakeError> {
         let what = "read a part of an object";
-        self.store.get_range(path, range).await.map_err(|e| Self::missing(path, e, what))
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let found =
+            self.store.get_opts(path, options).await.map_err(|e| Self::missing(path, e, what))?;
+        Self::all_of(found, path, what).await
     }
 
     /// The metadata of an object, without its records; and what was read for it.
@@ -274,7 +292,7 @@ impl Lake {
         let found =
             self.store.get_opts(path, options).await.map_err(|e| Self::missing(path, e, what))?;
         let len = found.meta.size;
-        let tail = found.bytes().await.map_err(|e| Self::missing(path, e, what))?;
+        let tail = Self::all_of(found, path, what).await?;
         let needed = metadata_len(&tail).map_err(|damage| Self::damaged(path, damage))?;
         let mut parts = Parts::tail(len, tail);
         let start = len.saturating_sub(needed);

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use streambreaker::{Class, FaultEvent};
+use uuid::Uuid;
 
 use crate::error::LakeError;
 use crate::faults::FaultSelection;
-use crate::lake::Lake;
+use crate::lake::{Lake, patiently};
 use crate::ledger::{FaultState, Ledger};
 
 /// What is known of faults of one kind, and of what became of them.
@@ -87,10 +89,17 @@ impl Lake {
     pub async fn lessons(&self, selection: &FaultSelection) -> Result<Vec<Lesson>, LakeError> {
         let ledger = Ledger::open(self, selection.stream())?;
         let (mut scan, mut lessons) = (self.scan_faults(selection).await?, Lessons::default());
-        while let Some(fault) = scan.next().await? {
-            lessons.add(&ledger, &fault).await?;
+        loop {
+            let mut faults = Vec::with_capacity(AHEAD);
+            while faults.len() < AHEAD {
+                let Some(fault) = scan.next().await? else { break };
+                faults.push(fault);
+            }
+            if faults.is_empty() {
+                return Ok(lessons.by_frequency());
+            }
+            lessons.add(&ledger, &faults).await?;
         }
-        Ok(lessons.by_frequency())
     }
 
     /// The same of these faults of a stream, wherever they come from: what became of them is in this lake's ledger. Of each
@@ -104,10 +113,21 @@ impl Lake {
         faults: &[FaultEvent],
     ) -> Result<Vec<Lesson>, LakeError> {
         let (ledger, mut lessons) = (Ledger::open(self, stream)?, Lessons::default());
-        for fault in faults {
-            lessons.add(&ledger, fault).await?;
-        }
+        lessons.add(&ledger, faults).await?;
         Ok(lessons.by_frequency())
+    }
+}
+
+/// How many faults are held at once, and how many are looked up in the ledger side by side.
+const AHEAD: usize = 500;
+const AT_ONCE: usize = 16;
+
+async fn state(ledger: &Ledger, fault: Uuid) -> Result<FaultState, LakeError> {
+    match ledger.row(fault).await {
+        Ok(row) => Ok(row.state()),
+        // what became of it is not known, so nothing has settled it
+        Err(LakeError::Document { .. }) => Ok(FaultState::Pending),
+        Err(error) => Err(error),
     }
 }
 
@@ -116,13 +136,20 @@ impl Lake {
 struct Lessons(BTreeMap<(String, String), Lesson>);
 
 impl Lessons {
-    async fn add(&mut self, ledger: &Ledger, fault: &FaultEvent) -> Result<(), LakeError> {
-        let state = match ledger.row(fault.part.map_or(fault.id, |part| part.of)).await {
-            Ok(row) => row.state(),
-            // what became of it is not known, so nothing has settled it
-            Err(LakeError::Document { .. }) => FaultState::Pending,
-            Err(error) => return Err(error),
-        };
+    /// Adds these, whose states are looked up side by side.
+    async fn add(&mut self, ledger: &Ledger, faults: &[FaultEvent]) -> Result<(), LakeError> {
+        let states = stream::iter(faults.iter().map(|fault| {
+            let id = fault.part.map_or(fault.id, |part| part.of);
+            async move { patiently(|| state(ledger, id)).await }
+        }));
+        let mut states = states.buffered(AT_ONCE).zip(stream::iter(faults));
+        while let Some((state, fault)) = states.next().await {
+            self.add_one(fault, state?);
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, fault: &FaultEvent, state: FaultState) {
         let kind = (fault.fingerprint.clone(), fault.pipeline.clone());
         let lesson = self.0.entry(kind).or_insert_with(|| Lesson {
             fingerprint: fault.fingerprint.clone(),
@@ -150,7 +177,6 @@ impl Lessons {
             FaultState::Dismissed => lesson.dismissed += 1,
             FaultState::Pending | FaultState::Resubmitted { .. } => lesson.open += 1,
         }
-        Ok(())
     }
 
     fn by_frequency(self) -> Vec<Lesson> {

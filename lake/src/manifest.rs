@@ -177,7 +177,7 @@ impl Lake {
     /// [`LakeError::Store`], [`LakeError::Name`]. Objects that cannot be read are reported, never an error.
     pub async fn manifest(&self, stream: &str) -> Result<Manifest, LakeError> {
         let path = self.manifest_path(stream)?;
-        let stored = match self.document(&path).await? {
+        let stored = match patiently(|| self.document(&path)).await? {
             Some(bytes) => match serde_json::from_slice::<Document>(&bytes) {
                 Ok(document)
                     if document.stream == stream && document.schema == crate::SCHEMA_VERSION =>
@@ -194,7 +194,7 @@ impl Lake {
             },
             None => None,
         };
-        let listing = self.list(stream).await?;
+        let listing = patiently(|| self.list(stream)).await?;
         let (mut known, mut missing) = (BTreeMap::new(), Vec::new());
         if let Some(document) = stored {
             known.extend(document.objects.into_iter().map(|entry| (entry.path.clone(), entry)));

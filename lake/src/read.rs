@@ -12,7 +12,7 @@ use streambreaker::{Position, Record};
 use crate::decode::Opened;
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
-use crate::lake::{Lake, blocking};
+use crate::lake::{Lake, blocking, waits};
 use crate::manifest::{ManifestEntry, OTHER_FOOTER};
 use crate::parts::Parts;
 use crate::schema::Footer;
@@ -23,6 +23,9 @@ use crate::select::{Selection, behind};
 pub(crate) fn count_damaged() {
     metrics::counter!("streambreaker_lake_damaged_total").increment(1);
 }
+
+/// Among so many of the latest, damage that comes again is told once.
+const SIDE_BY_SIDE: usize = 16;
 
 /// How far something that reads the lake has come. A handle: clones show the same.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +83,9 @@ impl Progress {
     pub(crate) fn note_damaged(&self, path: String, damage: Damage) {
         {
             let mut counts = self.lock();
-            // of an object that is sealed by a key that is forgotten each record is
-            if counts.damaged.last().is_some_and(|last| (&last.0, &last.1) == (&path, &damage)) {
+            // of an object that is sealed by a key that is forgotten each record is, and several may be read side by side
+            let mut latest = counts.damaged.iter().rev().take(SIDE_BY_SIDE);
+            if latest.any(|(at, what)| (at, what) == (&path, &damage)) {
                 return;
             }
             counts.damaged.push((path.clone(), damage.clone()));
@@ -208,6 +212,17 @@ impl ShardRecords {
                 }
             }
         }
+    }
+
+    /// As [`next`](Self::next), with patience for a store that fails for the moment.
+    pub(crate) async fn next_patiently(&mut self) -> Result<Option<Record>, LakeError> {
+        for wait in waits() {
+            match self.next().await {
+                Err(error) if error.is_transient() => tokio::time::sleep(wait).await,
+                next => return next,
+            }
+        }
+        self.next().await
     }
 
     /// Where records that are meant could not be read, since it was asked last.

@@ -141,7 +141,7 @@ impl Lake {
             let (selection, progress) = (selection.clone(), progress.clone());
             let mut records =
                 ShardRecords::new(self.clone(), selection, progress, objects.entries, None);
-            while records.next().await?.is_some() {}
+            while records.next_patiently().await?.is_some() {}
         }
         Ok(progress.counts())
     }

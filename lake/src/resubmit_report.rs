@@ -27,13 +27,13 @@ pub enum Refused {
         pipeline: String,
     },
     /// The lake holds another record at the position of one of its records.
-    #[error("record {position} is not the one that the lake holds")]
+    #[error("record {} is not the one that the lake holds", .position.escape_debug())]
     OtherRecord {
         /// Where.
         position: String,
     },
     /// A record was left out of the fault because it was too large, and the lake does not hold it.
-    #[error("record {position} is not in the fault, and not in the lake either")]
+    #[error("record {} is not in the fault, and not in the lake either", .position.escape_debug())]
     NoRecord {
         /// Where.
         position: String,
@@ -115,7 +115,7 @@ impl fmt::Display for ResubmitReport {
             self.refused.len(),
         )?;
         for (id, why) in &self.refused {
-            // names in it are escaped, as they are printed as Rust does
+            // names in it are escaped
             write!(f, "\n  {id}: {why}")?;
         }
         if self.stopped {

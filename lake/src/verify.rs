@@ -97,12 +97,12 @@ impl Finding {
     }
 }
 
-/// Text of others, as a terminal may see it (rule L12).
-struct Shown<'a>(&'a str);
+/// What others wrote, as a terminal may see it (rule L12).
+struct Shown<T>(T);
 
-impl fmt::Display for Shown<'_> {
+impl<T: fmt::Display> fmt::Display for Shown<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.escape_debug())
+        write!(f, "{}", self.0.to_string().escape_debug())
     }
 }
 
@@ -110,25 +110,26 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Missing { shard, after, before } => {
-                let shard = Shown(shard.as_str());
-                write!(f, "missing: records of shard {shard} between {after} and {before}")
+                let (after, before) = (Shown(after), Shown(before));
+                write!(f, "missing: records of shard {} between {after} and {before}", Shown(shard))
             }
             Finding::Unproven { shard, after, before } => {
-                let shard = Shown(shard.as_str());
+                let (shard, after, before) = (Shown(shard), Shown(after), Shown(before));
                 write!(
                     f,
                     "unproven: whether shard {shard} has records between {after} and {before}"
                 )
             }
             Finding::Deleted { path, first, last, .. } => {
-                write!(f, "deleted: {} with {first} to {last}", Shown(path))
+                write!(f, "deleted: {} with {} to {}", Shown(path), Shown(first), Shown(last))
             }
             Finding::Damaged { path, damage } => write!(f, "damaged: {}: {damage}", Shown(path)),
             Finding::Duplicate { first, records, path, .. } => {
-                write!(f, "duplicate: {records} records from {first} on, again in {}", Shown(path))
+                let (first, path) = (Shown(first), Shown(path));
+                write!(f, "duplicate: {records} records from {first} on, again in {path}")
             }
             Finding::Conflict { position, path, .. } => {
-                write!(f, "conflict: another record at {position} in {}", Shown(path))
+                write!(f, "conflict: another record at {} in {}", Shown(position), Shown(path))
             }
             Finding::Foreign { path } => write!(f, "foreign: {}", Shown(path)),
         }
@@ -207,7 +208,7 @@ impl Lake {
         }));
         let known: BTreeMap<&str, &Footer> =
             manifest.objects.iter().map(|entry| (&*entry.path, &entry.footer)).collect();
-        let listing = self.list(stream).await?;
+        let listing = patiently(|| self.list(stream)).await?;
         let mut shard: Option<ShardId> = None;
         let mut footers: Vec<Footer> = Vec::new();
         let mut seen = Seen::default();

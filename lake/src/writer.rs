@@ -92,8 +92,8 @@ struct Shard {
     index: Option<Index>,
     /// An object whose write was begun, and is not known to have ended.
     pending: Option<Pending>,
-    /// The records of the object that was looked into last.
-    open: Option<(Path, Arc<Contents>)>,
+    /// The objects that were looked into, and the next record may lie in.
+    open: Vec<(Listed, Arc<Contents>)>,
 }
 
 struct Pending {
@@ -246,7 +246,7 @@ impl LakeWriter {
             }
         }
         // what was looked into is behind us, mostly for good
-        shard.open = None;
+        shard.open.clear();
         Ok(())
     }
 
@@ -274,6 +274,7 @@ impl LakeWriter {
         let mut left = Vec::with_capacity(batch.len());
         'records: for at in batch {
             let record = &items[at];
+            shard.open.retain(|(object, _)| object.name.last >= *record.position());
             for object in shard.known().covering(record.position()) {
                 let contents = self.contents(shard, &object).await?;
                 let Some(found) = contents.as_ref().as_ref().and_then(|c| c.get(record.position()))
@@ -298,10 +299,8 @@ impl LakeWriter {
         shard: &mut Shard,
         object: &Listed,
     ) -> Result<Arc<Contents>, LakeError> {
-        if let Some((path, contents)) = &shard.open {
-            if *path == object.path {
-                return Ok(contents.clone());
-            }
+        if let Some((_, contents)) = shard.open.iter().find(|(open, _)| open.path == object.path) {
+            return Ok(contents.clone());
         }
         let contents = match self.lake.verified(object).await {
             Ok((_, records)) => {
@@ -326,7 +325,7 @@ impl LakeWriter {
             Err(error) => return Err(error),
         };
         let contents = Arc::new(contents);
-        shard.open = Some((object.path.clone(), contents.clone()));
+        shard.open.push((object.clone(), contents.clone()));
         Ok(contents)
     }
 

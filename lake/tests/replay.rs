@@ -12,7 +12,7 @@ use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::source::{Acker, Change, Read, Reader, Room, Settled, UNREADABLE};
 use streambreaker::{Delivery, Position, Record, Report, RunError, Source, file, memory};
-use streambreaker_lake::{Damage, Lake, LakeWriter, Selection};
+use streambreaker_lake::{Damage, Key, Keys, Lake, LakeWriter, Selection};
 use support::{Shaky, TEN, record, records, store, stream_of};
 use uuid::Uuid;
 
@@ -618,6 +618,34 @@ async fn a_store_that_fails_for_a_while_is_waited_for() {
     let (_, found) = run(source).await;
     assert_eq!(live(found), records("orders", "0", 0..100));
     assert_eq!((progress.counts().objects, progress.counts().objects_read), (5, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_is_not_ended_by_a_store_that_fails_now_and_then() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for chunk in records("orders", "0", 0..60).chunks(3) {
+        write(&lake, chunk).await;
+    }
+    shaky.fails_every(3);
+    assert_eq!(lake.dry_run(&Selection::of("orders")).await.unwrap().records, 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_l11_what_is_forgotten_of_two_objects_side_by_side_is_told_once_of_each() {
+    let shaky = Shaky::default();
+    let all = records("orders", "0", 0..40);
+    let (even, odd): (Vec<Record>, Vec<Record>) =
+        all.into_iter().partition(|record| record.position().as_u64().unwrap() % 2 == 0);
+    let keys = Keys::new("2025", Key::new([1; 32]));
+    shaky.hide_new(1);
+    write(&shaky.lake().with_keys(keys.clone()), &even).await;
+    write(&shaky.lake().with_keys(keys.clone()), &odd).await;
+    shaky.show_all();
+    let keys = keys.and("2026", Key::new([2; 32])).forgotten("2025");
+    let lake = shaky.lake().with_keys(keys);
+    let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+    assert_eq!((counts.records, counts.damaged.len()), (0, 2), "{:?}", counts.damaged);
 }
 
 #[tokio::test(start_paused = true)]

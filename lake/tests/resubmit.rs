@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use streambreaker::fault::FaultRecord;
 use streambreaker::memory::Collect;
 use streambreaker::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
@@ -522,6 +523,53 @@ async fn lessons_tell_what_time_alone_has_mended() {
     let lessons = lake.lessons(&all()).await.unwrap();
     assert_eq!((lessons[0].succeeded, lessons[0].unchanged), (4, 1));
     assert!(!lessons[0].deserves_a_retry(), "another release mended the others");
+}
+
+/// A lake of many faults, and what its selections and lessons take.
+#[tokio::test(start_paused = true)]
+async fn many_faults_are_looked_at_side_by_side_and_each_object_once() {
+    const FAULTS: u64 = 2_000;
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let faults: Vec<FaultEvent> = numbers(0..FAULTS)
+        .into_iter()
+        .map(|n| FaultEvent::new("p", "q", "s", Class::Fault, vec![FaultRecord::whole(n)]))
+        .collect();
+    for items in faults.chunks(500) {
+        let mut log = OutcomeLog::new(items.len());
+        FaultLake::new(&lake).write(items, &mut log.outcomes()).await.unwrap();
+    }
+    let objects = shaky.paths().await.len();
+    assert_eq!(objects, 4);
+    shaky.reads();
+    let found = lake.faults(&all()).await.unwrap();
+    assert_eq!((found.faults.len() as u64, shaky.reads().0), (FAULTS, objects));
+    shaky.reads_take(Duration::from_millis(20));
+    let lessons = lake.lessons(&all()).await.unwrap();
+    assert_eq!((lessons[0].faults, lessons[0].open), (FAULTS, FAULTS));
+    // of each the first entry, which is not there
+    assert_eq!(shaky.reads(), (objects + FAULTS as usize, 16));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_at_faults_is_not_ended_by_a_store_that_fails_now_and_then() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let broken = component(&lake, &effects, |_| true);
+    for n in 0..20 {
+        broken.process(numbers(n..n + 1)).await;
+    }
+    shaky.reads_fail(3);
+    assert_eq!(lake.faults(&all()).await.unwrap().faults.len(), 20);
+    shaky.reads_fail(3);
+    assert_eq!(lake.lessons(&all()).await.unwrap()[0].faults, 20);
+    shaky.cuts(3);
+    let found = lake.faults(&all()).await.unwrap();
+    assert_eq!((found.faults.len(), found.damaged.len()), (20, 0));
+    shaky.lists_twice();
+    shaky.reads();
+    assert_eq!(lake.faults(&all()).await.unwrap().faults.len(), 20);
+    assert_eq!(shaky.reads().0, 20);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{Position, Record, Shutdown};
-use streambreaker_lake::{Damage, Finding, Lake, LakeWriter, Selection};
+use streambreaker_lake::{Damage, Finding, Lake, LakeError, LakeWriter, Selection};
 use support::{Fail, Shaky, record, records, store, storing, stream_of};
 
 /// A writer of small objects.
@@ -449,6 +449,98 @@ async fn a_list_that_lags_leads_to_duplicates_that_are_named_and_nothing_worse()
     assert_eq!(report.records, 40);
     assert!(report.is_sound(), "{report}");
     assert!(matches!(&report.findings[..], [Finding::Duplicate { records: 10, .. }]), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_an_answer_that_is_cut_off_is_no_damage() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..40);
+    for chunk in all.chunks(20) {
+        write(&writer(&lake, 100), chunk).await;
+    }
+    let paths = shaky.paths().await;
+    shaky.cuts(3);
+    let manifest = lake.manifest("orders").await.unwrap();
+    assert_eq!((manifest.objects.len(), &*manifest.damaged), (2, &[][..]));
+    lake.store_manifest(&manifest).await.unwrap();
+    shaky.cuts(3);
+    assert_eq!(lake.manifest("orders").await.unwrap().objects.len(), 2);
+    shaky.cuts(3);
+    let report = lake.verify("orders").await.unwrap();
+    assert_eq!((report.records, &*report.findings), (40, &[][..]), "{report}");
+    shaky.cuts(3);
+    let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+    assert_eq!((counts.records, &*counts.damaged), (40, &[][..]));
+    // and nothing is stored anew because of it
+    let writer = writer(&lake, 100);
+    for _ in 0..3 {
+        shaky.cuts(1);
+        write(&writer, &all).await;
+    }
+    assert!(write(&writer, &all).await.0.iter().all(|done| *done));
+    let new = shaky.paths().await.into_iter().filter(|path| !path.ends_with(".json"));
+    assert_eq!(new.collect::<Vec<_>>(), paths);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_a_list_that_shows_an_object_twice_makes_one_of_it() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for items in [0..10, 10..20] {
+        write(&writer(&lake, 10), &records("orders", "0", items)).await;
+    }
+    shaky.put_bytes("stream=orders/readme.txt", "hello").await;
+    shaky.lists_twice();
+    let report = lake.verify("orders").await.unwrap();
+    let foreign = Finding::Foreign { path: "stream=orders/readme.txt".to_owned() };
+    assert_eq!((report.objects, report.records, &*report.findings), (2, 20, &[foreign][..]));
+    let manifest = lake.manifest("orders").await.unwrap();
+    assert_eq!(manifest.covered(&"0".into())[0].records, 20);
+    let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+    assert_eq!((counts.records, counts.objects), (20, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l2_objects_that_overlap_are_read_once_to_adopt_what_they_hold() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all = records("orders", "0", 0..60);
+    write(&writer(&lake, 100), &all[..30]).await;
+    // a half of an object over both, as whoever died while writing leaves behind
+    let torn = "stream=orders/date=2013-01-01/hour=10/0-0-59.parquet";
+    shaky.put_bytes(torn, "PAR1 and then the power failed").await;
+    write(&writer(&lake, 100), &all[30..]).await;
+    shaky.reads();
+    assert!(write(&writer(&lake, 100), &all).await.0.iter().all(|done| *done));
+    let (reads, _) = shaky.reads();
+    assert!(reads <= 3, "{reads} reads of three objects");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l12_what_others_wrote_is_printed_without_control_characters() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let hostile = |text: &str| {
+        let position = format!("{text}\u{1b}[2J").parse().unwrap();
+        Record::new("orders", "0\u{1b}[2J", position, "x").with_arrival(support::TEN)
+    };
+    // a path has no control characters but those beyond ASCII
+    let path = "stream=orders/date=2013-01-01/hour=10/\u{9b}2J.parquet";
+    let one = writer(&lake, 100);
+    for name in ["a", "b", "c"] {
+        write(&one, &[hostile(name)]).await;
+    }
+    lake.store_manifest(&lake.manifest("orders").await.unwrap()).await.unwrap();
+    shaky.put_bytes(path, "x").await;
+    let gone = shaky.paths().await.into_iter().find(|path| path.contains("-b%1B")).unwrap();
+    shaky.remove(&gone).await;
+    let report = lake.verify("orders").await.unwrap();
+    assert_eq!(report.findings.len(), 3, "deleted, missing, foreign: {report}");
+    let error = LakeError::Damaged { path: path.to_owned(), damage: Damage::Gone };
+    for printed in [report.to_string(), error.to_string()] {
+        assert!(!printed.contains(|c: char| c.is_control() && c != '\n'), "{printed:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use streambreaker::clock::PausedClock;
 use streambreaker::memory::Stream;
@@ -53,6 +53,13 @@ struct Inner {
     /// Every so many reads of an object one fails; 0 is none.
     fails_every: AtomicUsize,
     gets: AtomicUsize,
+    reads: AtomicUsize,
+    reading: AtomicUsize,
+    most_reading: AtomicUsize,
+    /// How many of the next reads of an object are cut off in the middle.
+    cut: AtomicUsize,
+    /// Whether lists show each object twice.
+    lists_twice: AtomicBool,
     bytes_read: AtomicU64,
     listed: Arc<AtomicUsize>,
     /// Objects that lists do not show yet.
@@ -94,6 +101,21 @@ impl Shaky {
     /// Of so many reads of parquet objects one fails.
     pub(crate) fn fails_every(&self, reads: usize) {
         self.0.fails_every.store(reads, Ordering::SeqCst);
+    }
+
+    /// Of the next reads of an object so many end in the middle, as if that were all.
+    pub(crate) fn cuts(&self, reads: usize) {
+        self.0.cut.store(reads, Ordering::SeqCst);
+    }
+
+    /// Lists show each object twice.
+    pub(crate) fn lists_twice(&self) {
+        self.0.lists_twice.store(true, Ordering::SeqCst);
+    }
+
+    /// How many reads of objects there were since it was asked last, and how many ran at once, at most.
+    pub(crate) fn reads(&self) -> (usize, usize) {
+        (self.0.reads.swap(0, Ordering::SeqCst), self.0.most_reading.swap(0, Ordering::SeqCst))
     }
 
     /// Every read of an object takes so long.
@@ -158,20 +180,28 @@ impl Shaky {
     }
 
     fn read(&self) -> object_store::Result<()> {
-        let failing = self
-            .0
-            .reads_fail
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if failing.is_ok() { Err(broken()) } else { Ok(()) }
+        if takes_one(&self.0.reads_fail) { Err(broken()) } else { Ok(()) }
     }
 }
 
-struct Running<'a>(&'a Inner);
+/// Counts itself among what runs at once.
+struct Running<'a>(&'a AtomicUsize);
+
+impl<'a> Running<'a> {
+    fn among(running: &'a AtomicUsize, most: &AtomicUsize) -> Self {
+        most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        Self(running)
+    }
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+fn takes_one(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 #[async_trait]
@@ -183,9 +213,7 @@ impl ObjectStore for Shaky {
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
         let inner = &*self.0;
-        let running = inner.running.fetch_add(1, Ordering::SeqCst) + 1;
-        inner.most_running.fetch_max(running, Ordering::SeqCst);
-        let _running = Running(inner);
+        let _running = Running::among(&inner.running, &inner.most_running);
         let fail = inner.writes.lock().unwrap().pop_front().unwrap_or(Fail::Not);
         // every write takes a while, so that something can happen in it
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -196,10 +224,7 @@ impl ObjectStore for Shaky {
         }
         let put = inner.store.put_opts(location, payload, opts).await?;
         inner.created.lock().unwrap().push(location.clone());
-        let hide = inner
-            .hide_new
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if hide.is_ok() {
+        if takes_one(&inner.hide_new) {
             inner.hidden.lock().unwrap().push(location.clone());
         }
         match fail {
@@ -222,6 +247,8 @@ impl ObjectStore for Shaky {
         location: &Path,
         options: GetOptions,
     ) -> object_store::Result<GetResult> {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
+        let _reading = Running::among(&self.0.reading, &self.0.most_reading);
         let takes = *self.0.reads_take.lock().unwrap();
         tokio::time::sleep(takes).await;
         let every = self.0.fails_every.load(Ordering::SeqCst);
@@ -232,6 +259,14 @@ impl ObjectStore for Shaky {
         self.read()?;
         let found = self.0.store.get_opts(location, options).await?;
         self.0.bytes_read.fetch_add(found.range.end - found.range.start, Ordering::SeqCst);
+        if takes_one(&self.0.cut) {
+            let half = (found.range.end - found.range.start) / 2;
+            let whole = self.0.store.get_range(location, found.range.clone()).await?;
+            let part = whole.slice(..half as usize);
+            let payload =
+                GetResultPayload::Stream(futures::stream::once(async { Ok(part) }).boxed());
+            return Ok(GetResult { payload, ..found });
+        }
         Ok(found)
     }
 
@@ -248,6 +283,7 @@ impl ObjectStore for Shaky {
         }
         let hidden = self.0.hidden.lock().unwrap().clone();
         let listed = self.0.listed.clone();
+        let times = if self.0.lists_twice.load(Ordering::SeqCst) { 2 } else { 1 };
         self.0
             .store
             .list(prefix)
@@ -258,6 +294,8 @@ impl ObjectStore for Shaky {
                 let shown = !hidden.contains(&meta.location);
                 async move { shown }
             })
+            .map_ok(move |meta| futures::stream::iter(vec![meta; times]).map(Ok))
+            .try_flatten()
             .boxed()
     }
 
