@@ -62,7 +62,7 @@ pub(crate) fn within(what: &'static str, found: u64, max: u64) -> Result<(), Dam
 }
 
 /// Runs what the Parquet library does with bytes that nobody vouches for.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(Damage::Torn("the decoder gave up on it".to_owned())))
 }
@@ -72,7 +72,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
 pub(crate) struct Opened {
     pub(crate) footer: Footer,
     pub(crate) metadata: Arc<ParquetMetaData>,
-    bounds: Bounds,
+    pub(crate) bounds: Bounds,
 }
 
 impl Opened {
@@ -166,7 +166,12 @@ impl Opened {
     }
 
     /// The bloom filter of a column of a group, if it is at hand.
-    fn filter(&self, parts: &Parts, group: usize, place: usize) -> Result<Option<Sbbf>, Damage> {
+    pub(crate) fn filter(
+        &self,
+        parts: &Parts,
+        group: usize,
+        place: usize,
+    ) -> Result<Option<Sbbf>, Damage> {
         let chunk = self.metadata.row_group(group).column(place);
         let at_hand = chunk.bloom_filter_offset().zip(chunk.bloom_filter_length()).and_then(
             |(offset, len)| {
@@ -178,26 +183,6 @@ impl Opened {
             return Ok(None);
         }
         Ok(Sbbf::read_from_column_chunk(chunk, parts)?)
-    }
-
-    /// Whether the bloom filters of a group let everything through that is in it: one that does not would leave it out of a
-    /// narrow selection, in silence.
-    fn filters_hold(&self, parts: &Parts, group: usize, records: &[Stored]) -> Result<(), Damage> {
-        type Value = fn(&Stored) -> Option<&[u8]>;
-        let columns: [(usize, Value); 3] = [
-            (column::EVENT_ID, |stored| stored.event_id.as_deref().map(str::as_bytes)),
-            (column::EVENT_TYPE, |stored| stored.event_type.as_deref().map(str::as_bytes)),
-            (column::KEY, |stored| stored.record.key().map(|key| &key[..])),
-        ];
-        guarded(|| {
-            for (place, value) in columns {
-                let Some(filter) = self.filter(parts, group, place)? else { continue };
-                if !records.iter().filter_map(value).all(|value| filter.check(value)) {
-                    return Err(Damage::Contents("its bloom filters"));
-                }
-            }
-            Ok(())
-        })
     }
 
     /// The records of one group of rows, in their order, checked against their checksum.
@@ -213,8 +198,7 @@ impl Opened {
                 claimed = claimed.saturating_add(pages);
             }
             within("unpacked bytes", claimed, self.bounds.group_bytes)?;
-            let properties = Arc::new(ReaderProperties::builder().build());
-            let reader = SerializedRowGroupReader::new(parts.clone(), metadata, None, properties)?;
+            let reader = reader(parts, metadata)?;
             let columns = Columns { group: &reader, bytes: self.bounds.group_bytes };
             let records = self.rows(&columns, metadata)?;
             if self.footer.digests.get(group) != Some(&Digest::of(&records).hex()) {
@@ -291,6 +275,7 @@ impl Opened {
         for group in 0..self.groups() {
             let records = self.group(parts, group)?;
             self.filters_hold(parts, group, &records)?;
+            self.tools_see(parts, group, &records)?;
             unpacked += records.iter().map(|stored| stored.record.size() as u64).sum::<u64>();
             within("unpacked bytes", unpacked, self.bounds.object_bytes.saturating_mul(4))?;
             all.extend(records);
@@ -316,8 +301,17 @@ impl Opened {
     }
 }
 
+/// What reads a group of rows.
+pub(crate) fn reader<'a>(
+    parts: &Arc<Parts>,
+    metadata: &'a RowGroupMetaData,
+) -> Result<SerializedRowGroupReader<'a, Parts>, Damage> {
+    let properties = Arc::new(ReaderProperties::builder().build());
+    Ok(SerializedRowGroupReader::new(parts.clone(), metadata, None, properties)?)
+}
+
 /// A column of a group, with what its levels say.
-struct Column<V> {
+pub(crate) struct Column<V> {
     values: Vec<V>,
     levels: Vec<i16>,
     repeats: Vec<i16>,
@@ -345,7 +339,7 @@ fn read<T: DataType>(
 }
 
 impl Column<ByteArray> {
-    fn bytes(reader: &Columns<'_>, place: usize, rows: usize) -> Result<Self, Damage> {
+    pub(crate) fn bytes(reader: &Columns<'_>, place: usize, rows: usize) -> Result<Self, Damage> {
         match reader.column(place)? {
             ColumnReader::ByteArrayColumnReader(mut column) => {
                 read::<ByteArrayType>(&mut column, rows)
@@ -365,7 +359,7 @@ impl Column<i64> {
 }
 
 impl<V> Column<V> {
-    fn required(self, rows: usize) -> Result<Vec<V>, Damage> {
+    pub(crate) fn required(self, rows: usize) -> Result<Vec<V>, Damage> {
         if self.values.len() == rows {
             Ok(self.values)
         } else {

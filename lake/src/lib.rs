@@ -63,6 +63,7 @@ mod encode;
 mod error;
 mod faults;
 mod format;
+mod hints;
 mod index;
 mod lake;
 mod ledger;

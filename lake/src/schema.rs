@@ -28,6 +28,7 @@ pub(crate) mod column {
     pub(crate) const STREAM: usize = 0;
     pub(crate) const SHARD: usize = 1;
     pub(crate) const POSITION: usize = 2;
+    pub(crate) const POSITION_SORT: usize = 3;
     pub(crate) const KEY: usize = 4;
     pub(crate) const HEADER_NAME: usize = 5;
     pub(crate) const HEADER_VALUE: usize = 6;
@@ -93,7 +94,7 @@ impl Footer {
 
 /// The checksum of a group of records: over every field behind its length, in their order, as they are stored (sealed
 /// payloads sealed), so that it can be checked without a key. It finds what disks and networks do, not what an enemy does.
-/// The form of a position that sorts is not in it: nothing here reads it.
+/// The form of a position that sorts is not in it: it follows from the position, and only `verify` reads it.
 pub(crate) struct Digest(XxHash64);
 
 impl Digest {
@@ -166,7 +167,7 @@ mod tests {
             (column::STREAM, "stream"),
             (column::SHARD, "shard"),
             (column::POSITION, "position"),
-            (3, "position_sort"),
+            (column::POSITION_SORT, "position_sort"),
             (column::KEY, "key"),
             (column::HEADER_NAME, "headers.list.element.name"),
             (column::HEADER_VALUE, "headers.list.element.value"),

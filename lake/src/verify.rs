@@ -191,7 +191,8 @@ impl Seen {
 
 impl Lake {
     /// Reads every object of a stream: checksums, order, duplicates, whether the objects join, and whether what they say of
-    /// themselves (times of arrival, bloom filters, what the manifest knows) would let a replay find all that is in them.
+    /// themselves (times of arrival, bloom filters, what the manifest knows) would let a replay find all that is in them, and
+    /// (statistics, positions in the form that sorts) people's own tools.
     ///
     /// What is there is written down in the manifest, where the store lets it: so what has gone by the next time is named.
     ///

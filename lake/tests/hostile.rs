@@ -25,6 +25,8 @@ struct Row {
     stream: &'static [u8],
     shard: &'static [u8],
     position: &'static [u8],
+    /// How the position is written so that it sorts, where that is not as it should be.
+    sorts_as: Option<&'static [u8]>,
     header_names: Vec<&'static [u8]>,
     header_values: Vec<&'static [u8]>,
     sealed_by: Option<&'static [u8]>,
@@ -36,6 +38,7 @@ fn row(position: &'static str) -> Row {
         stream: b"orders",
         shard: b"0",
         position: position.as_bytes(),
+        sorts_as: None,
         header_names: vec![],
         header_values: vec![],
         sealed_by: None,
@@ -111,7 +114,14 @@ fn object(groups: &[Vec<Row>], footer: &Value, schema: &str) -> Vec<u8> {
         bytes(&all(|row| row.stream), None, None);
         bytes(&all(|row| row.shard), None, None);
         bytes(&all(|row| row.position), None, None);
-        bytes(&all(|row| row.position), None, None);
+        let forms = rows.iter().map(|row| match row.sorts_as {
+            Some(form) => form.to_vec().into(),
+            None => {
+                let text = String::from_utf8_lossy(row.position);
+                format!("n{:04}:{text}", text.len()).into_bytes().into()
+            }
+        });
+        bytes(&forms.collect::<Vec<ByteArray>>(), None, None);
         bytes(&[], Some(&none), None);
         for column in [|row: &Row| row.header_names.clone(), |row: &Row| row.header_values.clone()]
         {
@@ -234,6 +244,16 @@ async fn l4_positions_that_are_none_or_out_of_order_or_twice_are_damage() {
     let groups = [vec![row("1"), row("5")], vec![row("3"), row("6")]];
     let (damage, _) = honest("0-1-6", &groups).await;
     assert_eq!(damage, contents("its positions"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_a_position_that_sorts_elsewhere_for_other_tools_is_named_and_harms_no_replay() {
+    let sorts = contents("the form of its positions that sorts");
+    for form in [&b"n0001:3"[..], b"", b"2", b"\xff", b"t2"] {
+        let row = Row { sorts_as: Some(form), ..row("2") };
+        let (damage, found) = honest("0-1-2", &[vec![self::row("1"), row]]).await;
+        assert_eq!((damage, found), (sorts.clone(), 2), "{form:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
