@@ -1,10 +1,11 @@
-//! The lake in a world where everything goes wrong that can, by a seed: it stores a stream, replays it and sends
-//! faults again, over an object store that throttles, times out, loses replies, lists late and holds what nobody of
-//! us wrote; and the process dies at any gate before or after each effect.
+//! The lake in a world where everything goes wrong that can, by a seed: it stores a stream, is looked at, replays it and
+//! sends faults again, over an object store that throttles, times out, loses replies, ends answers in the middle, lists late
+//! and twice and holds what nobody of us wrote; and the process dies at any gate before or after each effect.
 //!
 //! `SIM_SEEDS=n` runs `n` seeds (from `SIM_FROM`), `SIM_SEED=n` one, and prints the end of its trace if it fails;
 //! `SIM_EXHAUSTIVE=n` tries every pair of kill points for `n` seeds, not every single one and some pairs of one.
 
+mod looks;
 mod replay;
 mod resubmit;
 mod store;

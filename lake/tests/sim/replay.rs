@@ -30,8 +30,11 @@ struct World {
     twice: u64,
 }
 
-async fn write(store: &Hostile, all: &[Record], records: usize) {
-    for chunk in all.chunks(records) {
+/// Writes these, some of them by two owners at once, who do not see each other's objects.
+async fn write(store: &Hostile, all: &[Record], records: usize, overlap: usize) {
+    for from in (0..all.len()).step_by(records) {
+        let chunk = &all[from..(from + records + overlap).min(all.len())];
+        store.hide_all().await;
         let mut log = OutcomeLog::new(chunk.len());
         LakeWriter::new(&store.lake()).write(chunk, &mut log.outcomes()).await.unwrap();
         assert!((0..chunk.len()).all(|at| log.is_done(at)));
@@ -77,12 +80,13 @@ pub(crate) fn scenario(gates: &Gates, seed: u64, named: Option<&[u64]>) -> Vec<u
     let kills = kills(gates, named);
     let (all, store) = (log(gates, named), Hostile::new(gates));
     let records = 1 + gates.below(20) as usize;
+    let overlap = gates.below(2) as usize * gates.below(9) as usize;
     // what is to be read is written while all is well
     let calm = Gates::new(seed);
     calm.heal();
     let quiet = Hostile::new(&calm);
     let wrote = calm.live(None, PATIENCE, async || {
-        write(&quiet, &all, records).await;
+        write(&quiet, &all, records, overlap).await;
         for path in quiet.paths().await {
             let bytes = quiet.bytes_of(&path).await;
             store.intrude(&path, bytes).await;

@@ -12,8 +12,9 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult,
 };
 use streambreaker_lake::Lake;
 use streambreaker_testkit::sim::Gates;
@@ -33,6 +34,8 @@ struct Inner {
     store: InMemory,
     /// Objects that lists do not show, for so many lists more.
     hidden: Mutex<BTreeMap<Path, u64>>,
+    /// Those that no list shows.
+    unseen: Mutex<Vec<Path>>,
     watch: Mutex<Option<Watch>>,
 }
 
@@ -58,6 +61,7 @@ impl Hostile {
             gates: gates.clone(),
             store: InMemory::new(),
             hidden: Mutex::default(),
+            unseen: Mutex::default(),
             watch: Mutex::default(),
         }))
     }
@@ -69,6 +73,12 @@ impl Hostile {
     /// Tells this of every object that becomes durable.
     pub(crate) fn watch(&self, watch: impl Fn(&Path, &Bytes) + Send + 'static) {
         *self.0.watch.lock().unwrap() = Some(Box::new(watch));
+    }
+
+    /// What is there by now is shown by none of the next lists.
+    pub(crate) async fn hide_all(&self) {
+        let paths = self.paths().await;
+        *self.0.unseen.lock().unwrap() = paths.iter().map(|p| Path::parse(p).unwrap()).collect();
     }
 
     /// Puts something there that nobody of us wrote.
@@ -106,16 +116,16 @@ impl Hostile {
         Ok(())
     }
 
-    /// Every object that a list shows by now.
-    fn shown(&self) -> Vec<Path> {
+    /// Every object that a list does not show yet.
+    fn not_shown(&self) -> Vec<Path> {
         let mut hidden = self.0.hidden.lock().unwrap();
+        let mut not_shown = self.0.unseen.lock().unwrap().clone();
         if !hidden.is_empty() && self.0.gates.happens("listed late", 1.0) {
             hidden.values_mut().for_each(|lists| *lists -= 1);
-            let still = hidden.keys().cloned().collect();
+            not_shown.extend(hidden.keys().cloned());
             hidden.retain(|_, lists| *lists > 0);
-            return still;
         }
-        Vec::new()
+        not_shown
     }
 }
 
@@ -127,7 +137,7 @@ impl ObjectStore for Hostile {
         payload: PutPayload,
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
-        let Inner { gates, store, hidden, watch } = &*self.0;
+        let Inner { gates, store, hidden, watch, .. } = &*self.0;
         self.before(&format!("put {location}")).await?;
         let bytes = Bytes::from(payload.clone());
         let put = store.put_opts(location, payload, opts).await?;
@@ -162,7 +172,16 @@ impl ObjectStore for Hostile {
         options: GetOptions,
     ) -> object_store::Result<GetResult> {
         self.before(&format!("get {location}")).await?;
-        self.0.store.get_opts(location, options).await
+        let found = self.0.store.get_opts(location, options).await?;
+        if !self.0.gates.happens("cut off", 0.05) {
+            return Ok(found);
+        }
+        // it ends in the middle, as if that were all
+        let half = (found.range.end - found.range.start) / 2;
+        let whole = self.0.store.get_range(location, found.range.clone()).await?;
+        let part = whole.slice(..half as usize);
+        let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(part) }).boxed());
+        Ok(GetResult { payload, ..found })
     }
 
     fn delete_stream(
@@ -176,12 +195,15 @@ impl ObjectStore for Hostile {
         let (this, prefix) = (self.clone(), prefix.cloned());
         let listed = async move {
             this.before("list").await?;
-            let hidden = this.shown();
+            let hidden = this.not_shown();
+            let times = if this.0.gates.happens("listed twice", 0.1) { 2 } else { 1 };
             let all = this.0.store.list(prefix.as_ref());
-            Ok::<_, Error>(all.try_filter(move |meta| {
+            let shown = all.try_filter(move |meta| {
                 let shown = !hidden.contains(&meta.location);
                 futures::future::ready(shown)
-            }))
+            });
+            let each = shown.map_ok(move |meta| futures::stream::iter(vec![meta; times]).map(Ok));
+            Ok::<_, Error>(each.try_flatten())
         };
         futures::stream::once(listed).try_flatten().boxed()
     }
