@@ -415,12 +415,19 @@ proptest! {
         wanted in proptest::collection::vec(wanted(), 1..5),
         lives in proptest::collection::vec(1u64..60, 0..5),
         manifest in any::<bool>(),
+        fails in proptest::collection::vec(0usize..12, 0..20),
     ) {
         run(async {
             let shaky = Shaky::default();
             let lake = shaky.lake();
             let stream = world.stream();
-            processor("one", &stream, &lake, how).0.run(Shutdown::never()).await.unwrap();
+            // two owners at once: objects overlap
+            let ((one, _), (other, _)) = (
+                processor("one", &stream, &lake, how),
+                processor("other", &stream, &lake, (5, 2 << 20, 60_000, 1)),
+            );
+            let both = (one.run(Shutdown::never()), other.run(Shutdown::never()));
+            futures::future::try_join(both.0, both.1).await.unwrap();
             if !fits(&world.stream, true, 200) {
                 return;
             }
@@ -432,9 +439,12 @@ proptest! {
             for (nth, wanted) in wanted.iter().enumerate() {
                 let (selection, expected) = wanted.of(&world, &all);
                 let expected = in_order(expected);
+                shaky.fails_after([]);
                 let dry = lake.dry_run(&selection).await.unwrap();
                 let sizes = expected.iter().map(|record| record.size() as u64).sum::<u64>();
                 assert_eq!((dry.records, dry.bytes, &*dry.damaged), (expected.len() as u64, sizes, &[][..]));
+                // who sends them waits for as long as it takes
+                shaky.fails_after(fails.clone());
                 assert_eq!(replayed(&lake, selection.clone()).await, expected);
 
                 let name = Uuid::from_u128(nth as u128);

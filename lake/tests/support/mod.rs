@@ -53,6 +53,8 @@ struct Inner {
     /// Every so many reads of an object one fails; 0 is none.
     fails_every: AtomicUsize,
     gets: AtomicUsize,
+    /// Which of the next reads of an object fail: after so many others.
+    fails_after: Mutex<VecDeque<usize>>,
     reads: AtomicUsize,
     reading: AtomicUsize,
     most_reading: AtomicUsize,
@@ -101,6 +103,25 @@ impl Shaky {
     /// Of so many reads of parquet objects one fails.
     pub(crate) fn fails_every(&self, reads: usize) {
         self.0.fails_every.store(reads, Ordering::SeqCst);
+    }
+
+    /// After so many reads of an object one fails, and after so many more the next.
+    pub(crate) fn fails_after(&self, reads: impl IntoIterator<Item = usize>) {
+        *self.0.fails_after.lock().unwrap() = reads.into_iter().collect();
+    }
+
+    fn fails_now(&self) -> bool {
+        let mut fails_after = self.0.fails_after.lock().unwrap();
+        match fails_after.front_mut() {
+            None => return false,
+            Some(0) => {}
+            Some(left) => {
+                *left -= 1;
+                return false;
+            }
+        }
+        fails_after.pop_front();
+        true
     }
 
     /// Of the next reads of an object so many end in the middle, as if that were all.
@@ -254,6 +275,9 @@ impl ObjectStore for Shaky {
         let every = self.0.fails_every.load(Ordering::SeqCst);
         let counts = every > 0 && location.as_ref().ends_with(".parquet");
         if counts && self.0.gets.fetch_add(1, Ordering::SeqCst) % every == every - 1 {
+            return Err(broken());
+        }
+        if self.fails_now() {
             return Err(broken());
         }
         self.read()?;
