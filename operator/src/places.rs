@@ -62,7 +62,10 @@ impl Places {
         match &streams[..] {
             [stream] => Ok(stream.clone()),
             [] => Err(Failure::unusable("the lake holds no stream")),
-            _ => Err(Failure::unusable(format!("which stream? --stream: {}", streams.join(", ")))),
+            _ => Err(Failure::unusable(format!(
+                "which stream? there are {}: name one, as the help of the command says",
+                streams.join(", ")
+            ))),
         }
     }
 

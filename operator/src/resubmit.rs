@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, json};
 use streambreaker::config::Span;
 use streambreaker::{BoxError, By, FaultEvent, Processor, ProcessorBuilder, file};
 use streambreaker_lake::{FaultSelection, Lake, Refused, Resubmission, ResubmitReport};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::args::{FaultArgs, FaultsAt, Output, Pace, Who};
@@ -88,7 +90,18 @@ where
         let (mut streams, mut text, mut exit) = (Map::new(), String::new(), Exit::Done);
         let (mut left, mut considered) = (resubmit.max, 0);
         let mut ways = BTreeSet::new();
-        for batch in batches {
+        // of the last one that was sent: a rate holds over all streams
+        let mut due: Option<Instant> = None;
+        let mut batches = batches.into_iter();
+        while left > 0 || streams.is_empty() {
+            if let Some(due) = due.take().filter(|_| batches.len() > 0) {
+                if tokio::time::timeout_at(due, self.shutdown().signalled()).await.is_ok() {
+                    exit = exit.worse(Exit::Partly);
+                    text.push_str("ended before the end, as it was told\n");
+                    break;
+                }
+            }
+            let Some(batch) = batches.next() else { break };
             let stream = batch.stream.clone();
             let report = match &by {
                 None => {
@@ -110,6 +123,9 @@ where
                 }
             };
             left = left.saturating_sub(usize::try_from(report.sent).unwrap_or(usize::MAX));
+            if let (Some(rate), true) = (resubmit.pace.rate, by.is_some() && report.sent > 0) {
+                due = Some(Instant::now() + Duration::from_secs(1) / rate.get());
+            }
             considered += report.considered;
             ways.extend(report.refused.values().filter_map(way_out));
             exit = exit.worse(judged(&report));
@@ -127,7 +143,13 @@ where
         if streams.is_empty() {
             text.push_str("no faults\n");
         }
-        let json = json!({ "dry_run": by.is_none(), "streams": streams, "skipped": skipped });
+        let rest: Vec<String> = batches.map(|batch| batch.stream).collect();
+        if !rest.is_empty() {
+            text.push_str(&format!("not looked at: {}\n", escaped(&rest.join(", "))));
+        }
+        let json = json!({
+            "dry_run": by.is_none(), "streams": streams, "not_looked_at": rest, "skipped": skipped,
+        });
         tell(console, resubmit.output, &json, &text)?;
         note_skipped(&skipped, console);
         for way in ways {

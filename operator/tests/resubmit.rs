@@ -5,8 +5,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::json;
+use streambreaker::{Record, Shutdown};
 use streambreaker_operator::{Exit, Task};
-use support::{Keeps, World, ids};
+use support::{Keeps, World, given, ids};
 use tokio::time::Instant;
 
 const EVERYWHERE: [Keeps; 3] = [Keeps::Lake, Keeps::File, Keeps::FileAlone];
@@ -169,6 +170,46 @@ async fn faults_are_sent_at_a_rate() {
         assert_eq!(sent["streams"]["orders"]["sent"], 4, "{sent}");
         let (due, slack) = (Duration::from_millis(1_500), Duration::from_millis(10));
         assert!(took >= due && took <= due + slack, "{took:?}");
+    }
+}
+
+/// Four streams with a fault each.
+async fn of_four_streams(keeps: Keeps) -> World {
+    let world = World::new(keeps);
+    let records = ["a", "b", "c", "d"].map(|stream| {
+        Record::new(stream, "0", 10.into(), r#"{"id":"10","type":"order-even","n":10}"#)
+    });
+    world.store_all(records.to_vec()).await;
+    let component = world.component(Task::Run).unwrap().build().unwrap();
+    assert_eq!(component.process(records).await.faults.len(), 4);
+    world.take_done();
+    world.mend();
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_hold_over_all_streams() {
+    for keeps in [Keeps::Lake, Keeps::File] {
+        let world = of_four_streams(keeps).await;
+        let began = Instant::now();
+        let words = ["resubmit", "--rate", "2", "--max", "3", "--json"];
+        let sent = world.ask(&[&words[..], &SEND].concat()).await.json();
+        let took = began.elapsed();
+        assert_eq!(sent["not_looked_at"], json!(["d"]), "{sent}");
+        assert_eq!(sent["streams"].as_object().unwrap().len(), 3);
+        assert_eq!(world.take_done().len(), 3);
+        // the first of three at once
+        let (due, slack) = (Duration::from_millis(1_000), Duration::from_millis(10));
+        assert!(took >= due && took <= due + slack, "{took:?}");
+
+        // told to end while it waits for the next stream
+        let world = of_four_streams(keeps).await;
+        let stop = || Shutdown::on(tokio::time::sleep(Duration::from_millis(300)));
+        let words = [&["resubmit", "--rate", "1"], &SEND[..]].concat();
+        let ended = given(&world.operator().stop(stop), &words).await;
+        assert_eq!(ended.exit, Exit::Partly, "{}", ended.out);
+        assert!(ended.out.ends_with("as it was told\nnot looked at: b, c, d\n"), "{}", ended.out);
+        assert_eq!(world.take_done().len(), 1);
     }
 }
 
