@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use streambreaker::sink::{Limits, Outcomes, Sink};
@@ -18,7 +18,7 @@ use streambreaker::{Class, FaultEvent, StepError, Timestamp};
 use uuid::Uuid;
 
 use crate::error::{Damage, LakeError};
-use crate::lake::{Lake, patiently};
+use crate::lake::{AT_ONCE, Lake, patiently};
 use crate::name::Hour;
 use crate::read::count_damaged;
 use crate::seal::{Opener, Sealer};
@@ -334,6 +334,9 @@ impl fmt::Debug for FoundFaults {
     }
 }
 
+/// So many bytes of objects are read side by side, unless one has more.
+const HELD: u64 = 16 << 20;
+
 /// How many faults are held at once.
 const MOST: usize = 10_000;
 
@@ -364,18 +367,18 @@ impl Lake {
         let folder = fault_folder(self, selection.stream())?;
         let list = async || {
             let metas = self.store.list(Some(&folder));
-            let paths: Result<Vec<Path>, _> =
-                metas.map_ok(|meta| meta.location).try_collect().await;
-            paths.map_err(LakeError::store("list the faults"))
+            let objects: Result<Vec<(Path, u64)>, _> =
+                metas.map_ok(|meta| (meta.location, meta.size)).try_collect().await;
+            objects.map_err(LakeError::store("list the faults"))
         };
-        let mut paths = patiently(list).await?;
+        let mut objects = patiently(list).await?;
         // folders are by time: so these are the first
-        paths.sort();
-        paths.dedup();
+        objects.sort();
+        objects.dedup_by(|a, b| a.0 == b.0);
         Ok(FaultScan {
             lake: self.clone(),
             selection: selection.clone(),
-            paths: paths.into(),
+            objects: objects.into(),
             ahead: VecDeque::new(),
             seen: BTreeSet::new(),
             damaged: Vec::new(),
@@ -389,8 +392,9 @@ impl Lake {
 pub struct FaultScan {
     lake: Lake,
     selection: FaultSelection,
-    paths: VecDeque<Path>,
-    /// Of the object that was read last.
+    /// Which are not read yet, and their sizes.
+    objects: VecDeque<(Path, u64)>,
+    /// Of those that were read last.
     ahead: VecDeque<FaultEvent>,
     seen: BTreeSet<Uuid>,
     damaged: Vec<(String, Damage)>,
@@ -418,12 +422,32 @@ impl FaultScan {
                     return Ok(Some(fault));
                 }
             }
-            let Some(path) = self.paths.front() else { return Ok(None) };
-            let (faults, damage) = match patiently(|| read_object(&self.lake, path)).await {
+            if self.objects.is_empty() {
+                return Ok(None);
+            }
+            self.read_on().await?;
+        }
+    }
+
+    /// Reads the next objects side by side, but no more of them than should be held at once.
+    async fn read_on(&mut self) -> Result<(), LakeError> {
+        let mut held = 0u64;
+        let next = self.objects.iter().take(AT_ONCE).take_while(|(_, size)| {
+            held = held.saturating_add(*size);
+            held == *size || held <= HELD
+        });
+        let lake = &self.lake;
+        let read = next.map(|(path, _)| patiently(move || read_object(lake, path)));
+        let read: Vec<_> = stream::iter(read).buffered(AT_ONCE).collect().await;
+        for (at, read) in read.into_iter().enumerate() {
+            let (faults, damage) = match read {
                 Ok(read) => read,
                 Err(LakeError::Damaged { damage, .. }) => (Vec::new(), Some(damage)),
+                // what came before it is taken first; it is read again then
+                Err(_) if at > 0 => break,
                 Err(error) => return Err(error),
             };
+            let Some((path, _)) = self.objects.pop_front() else { break };
             if let Some(damage) = damage {
                 tracing::warn!(
                     target: "streambreaker::lake", object = %path.as_ref().escape_debug(), %damage,
@@ -432,9 +456,9 @@ impl FaultScan {
                 count_damaged();
                 self.damaged.push((path.to_string(), damage));
             }
-            self.ahead = faults.into();
-            self.paths.pop_front();
+            self.ahead.extend(faults);
         }
+        Ok(())
     }
 
     /// What could not be read so far, by path.

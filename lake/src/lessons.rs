@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::LakeError;
 use crate::faults::FaultSelection;
-use crate::lake::{Lake, patiently};
+use crate::lake::{AT_ONCE, Lake, patiently};
 use crate::ledger::{FaultState, Ledger};
 
 /// What is known of faults of one kind, and of what became of them.
@@ -118,9 +118,8 @@ impl Lake {
     }
 }
 
-/// How many faults are held at once, and how many are looked up in the ledger side by side.
+/// How many faults are held at once.
 const AHEAD: usize = 500;
-const AT_ONCE: usize = 16;
 
 async fn state(ledger: &Ledger, fault: Uuid) -> Result<FaultState, LakeError> {
     match ledger.row(fault).await {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -420,6 +420,40 @@ async fn faults_are_found_by_what_they_say_and_each_once() {
     assert_eq!(count(all().until(one.timestamp).id(one.id)).await, 0);
     // records and faults do not get in each other's way
     assert_eq!(lake.verify("numbers").await.unwrap().findings, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_of_faults_are_read_side_by_side_and_in_their_order() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let component = component(&lake, &effects, |_| true);
+    let mut stored = Vec::new();
+    for n in 0..32 {
+        stored.extend(component.process(numbers(n..n + 1)).await.faults);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+    }
+    assert_eq!(stored.len(), 32);
+    let order = async |reads_fail| -> Vec<Uuid> {
+        let mut scan = lake.scan_faults(&all()).await.unwrap();
+        shaky.reads_fail(reads_fail);
+        let (mut found, mut failed) = (Vec::new(), 0);
+        loop {
+            match scan.next().await {
+                Ok(Some(fault)) => found.push(fault.id),
+                Ok(None) => break,
+                Err(_) => failed += 1,
+            }
+        }
+        assert_eq!(failed > 0, reads_fail > 0);
+        found
+    };
+    let found = order(0).await;
+    assert_eq!(found.iter().collect::<BTreeSet<_>>(), stored.iter().collect());
+    shaky.reads_take(Duration::from_millis(50));
+    let began = tokio::time::Instant::now();
+    assert_eq!(order(0).await, found);
+    assert_eq!(began.elapsed(), Duration::from_millis(100), "two rounds of sixteen");
+    assert_eq!(order(100).await, found, "a store that fails for long loses nothing");
 }
 
 #[tokio::test(start_paused = true)]
