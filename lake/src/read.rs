@@ -6,13 +6,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::{StreamExt, stream};
 use object_store::path::Path;
 use streambreaker::{Position, Record};
 
 use crate::decode::Opened;
 use crate::encode::Stored;
 use crate::error::{Damage, LakeError};
-use crate::lake::{Lake, blocking, waits};
+use crate::lake::{AT_ONCE, Lake, blocking, waits};
 use crate::manifest::{ManifestEntry, OTHER_FOOTER};
 use crate::parts::Parts;
 use crate::schema::Footer;
@@ -26,6 +27,9 @@ pub(crate) fn count_damaged() {
 
 /// Among so many of the latest, damage that comes again is told once.
 const SIDE_BY_SIDE: usize = 16;
+
+/// So many objects of a shard are looked at before their turn, where all of them are read.
+const AHEAD: usize = 4;
 
 /// How far something that reads the lake has come. A handle: clones show the same.
 #[derive(Clone, Debug, Default)]
@@ -117,6 +121,9 @@ impl Progress {
     }
 }
 
+/// What was found of an object: it may be read, or it is damaged.
+type Look = Result<(Path, Opened, Parts), (String, Damage)>;
+
 /// An object that is being read.
 struct Open {
     path: Path,
@@ -140,6 +147,8 @@ pub(crate) struct ShardRecords {
     selection: Arc<Selection>,
     progress: Progress,
     waiting: VecDeque<ManifestEntry>,
+    /// The first of these, looked at before their turn; none where the store failed at it.
+    ahead: VecDeque<Option<Look>>,
     open: Vec<Open>,
     /// What was seen last, selected or not.
     last: Option<Position>,
@@ -168,6 +177,7 @@ impl ShardRecords {
             selection,
             progress,
             waiting: waiting.into(),
+            ahead: VecDeque::new(),
             open: Vec::new(),
             last: after,
             lost: Vec::new(),
@@ -291,27 +301,52 @@ impl ShardRecords {
     }
 
     async fn open_next(&mut self) -> Result<(), LakeError> {
-        let Some(object) = self.waiting.front() else { return Ok(()) };
-        let path = Path::parse(&object.path).map_err(|e| {
-            LakeError::store("name an object")(object_store::Error::InvalidPath { source: e })
-        })?;
-        match self.lake.open(&path).await {
-            Ok((opened, end)) if opened.footer == object.footer => {
+        if !matches!(self.ahead.front(), Some(Some(_))) {
+            self.look_ahead().await?;
+        }
+        let Some((Some(look), object)) = self.ahead.pop_front().zip(self.waiting.pop_front())
+        else {
+            return Ok(());
+        };
+        match look {
+            Ok((path, opened, end)) if opened.footer == object.footer => {
                 let (size, left) = (object.size, object.footer.records);
-                let (from, rows) = (object.footer.first.clone(), VecDeque::new());
+                let (from, rows) = (object.footer.first, VecDeque::new());
                 let (next, lost) = (0, None);
                 self.open.push(Open { path, size, opened, end, next, from, lost, rows, left });
-                self.waiting.pop_front();
                 return Ok(());
             }
-            Ok(_) => self.progress.note_damaged(path.to_string(), OTHER_FOOTER),
-            Err(LakeError::Damaged { path, damage }) => self.progress.note_damaged(path, damage),
-            Err(error) => return Err(error),
+            Ok((path, ..)) => self.progress.note_damaged(path.to_string(), OTHER_FOOTER),
+            Err((path, damage)) => self.progress.note_damaged(path, damage),
         }
-        let Some(object) = self.waiting.pop_front() else { return Ok(()) };
         self.progress.note_read(object.size, object.footer.records);
         self.note_lost_object(&object);
         Ok(())
+    }
+
+    /// Looks at the next objects side by side: at most of those that may hold an id there is nothing but to wait for the store.
+    async fn look_ahead(&mut self) -> Result<(), LakeError> {
+        let most = if self.selection.is_narrow() { AT_ONCE } else { AHEAD };
+        let most = self.ahead.len().max(most.min(self.waiting.len()));
+        self.ahead.resize_with(most, || None);
+        let places: Vec<usize> = (0..most).filter(|at| self.ahead[*at].is_none()).collect();
+        let paths = places.iter().map(|at| self.waiting[*at].path.clone());
+        let looks: Vec<_> = paths.map(|path| look(self.lake.clone(), path)).collect();
+        let looks: Vec<_> = stream::iter(looks).buffered(most.max(1)).collect().await;
+        let mut failed = Ok(());
+        for (at, look) in places.into_iter().zip(looks) {
+            self.ahead[at] = match look {
+                Ok(look) => Some(Ok(look)),
+                Err(LakeError::Damaged { path, damage }) => Some(Err((path, damage))),
+                // the others are looked at anew when it is their turn
+                Err(error) if at == 0 => {
+                    failed = Err(error);
+                    None
+                }
+                Err(_) => None,
+            };
+        }
+        failed
     }
 
     /// Sees to it that an open object has rows at hand; `false` when it has no more.
@@ -347,6 +382,15 @@ impl ShardRecords {
         }
         Ok(has_rows)
     }
+}
+
+/// Opens an object.
+async fn look(lake: Lake, path: String) -> Result<(Path, Opened, Parts), LakeError> {
+    let path = Path::parse(path).map_err(|source| {
+        LakeError::store("name an object")(object_store::Error::InvalidPath { source })
+    })?;
+    let (opened, end) = lake.open(&path).await?;
+    Ok((path, opened, end))
 }
 
 /// The records of a group; none, where it cannot hold what is selected.

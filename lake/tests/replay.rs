@@ -244,6 +244,32 @@ async fn a_search_by_id_key_or_type_reads_only_what_may_hold_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_search_waits_for_many_objects_at_once() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    for n in 0..64 {
+        write(&lake, &records("orders", "0", n..n + 1)).await;
+    }
+    lake.store_manifest(&lake.manifest("orders").await.unwrap()).await.unwrap();
+    shaky.reads_take(Duration::from_millis(50));
+    let took = async |selection: Selection| {
+        let began = tokio::time::Instant::now();
+        let found = lake.dry_run(&selection).await.unwrap();
+        assert_eq!((found.objects, found.damaged.len()), (64, 0));
+        (found.records, began.elapsed())
+    };
+    // the manifest, and four rounds of sixteen; sixteen of four, where all is read
+    let one = Selection::of("orders").id("0-63");
+    assert_eq!(took(one).await, (1, Duration::from_millis(50 + 4 * 50)));
+    let all = Selection::of("orders");
+    assert_eq!(took(all.clone()).await, (64, Duration::from_millis(50 + 16 * 50)));
+    // one that fails in between is looked at anew
+    shaky.reads_take(Duration::ZERO);
+    shaky.fails_every(5);
+    assert_eq!(lake.dry_run(&all).await.unwrap().records, 64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn l6_a_replay_goes_into_one_pipeline_where_it_is_told_to() {
     let shaky = Shaky::default();
     let lake = shaky.lake();
