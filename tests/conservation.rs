@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use streambreaker::memory::{self, Inject, Stream};
 use streambreaker::prelude::*;
-use streambreaker::{Class, Position, Processor, Shutdown};
+use streambreaker::{Class, Position, Processor, Shutdown, WaitsFor};
 use support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -383,4 +383,43 @@ async fn i9_one_by_one_what_its_source_has_not_heard_of_is_bounded_in_count() {
     }
     let report = tokio::time::timeout(HOUR, run).await.expect("it goes on").unwrap().unwrap();
     assert_eq!((report.pipelines["all"].done, stream.unacked("g")), (5_000, 0), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_what_is_not_committed_is_bounded_in_count_while_commits_fail() {
+    let stream = numbers(5_000, 1);
+    stream.close();
+    stream.inject(Inject::CommitErrors(60)); // with 10 s between two of them in the end
+    watch_commits(&stream);
+    let life = || {
+        Processor::builder("p")
+            .source(stream.consumer("g"))
+            .faults(memory::faults())
+            .in_flight(100, 1 << 20)
+            .commit_every(Duration::from_secs(1), 200)
+            .seed(1)
+            .pipeline("all", |flow| flow.json::<u64>())
+            .build()
+            .unwrap()
+    };
+    let processor = life();
+    let handle = processor.handle();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    for _ in 0..10 {
+        secs(10).await;
+        let status = handle.status();
+        let read = status.pipelines["all"].records.read;
+        // 100 in flight, 300 of which no commit tells
+        assert!((300..=400).contains(&read), "{read}");
+        assert_eq!((status.lanes[0].waits_for, status.lanes[0].in_flight), (WaitsFor::Commit, 0));
+    }
+    assert_eq!(stream.committed("g", 0), None);
+    // so a crash repeats no more than that; and the next life gets on as soon as commits do
+    run.abort();
+    let _ = run.await;
+    let processor = life();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    let report = tokio::time::timeout(HOUR, run).await.expect("it goes on").unwrap().unwrap();
+    assert_eq!(report.pipelines["all"].done, 5_000, "{report}");
+    assert!(stream.is_settled("g"));
 }

@@ -197,6 +197,9 @@ impl ProcessorBuilder {
 
     /// When to commit: so long after something was settled, or after so many records, whichever comes first.
     /// One second and 10,000 records unless told.
+    ///
+    /// While commits fail or hang, a shard reads on until that many records and its limit in flight together are settled
+    /// and not committed: a crash repeats no more than that, and what was in flight.
     pub fn commit_every(mut self, interval: Duration, records: u64) -> Self {
         self.commit.every = interval;
         self.commit.records = records;

@@ -48,7 +48,8 @@ pub(crate) async fn commit_loop(
     let mut acks: Vec<(Position, Ack)> = Vec::new();
     let mut sending = 0;
     let mut last = Instant::now();
-    let mut counted = 0;
+    // how much was settled when the last call was made, and the last that was confirmed
+    let (mut counted, mut confirmed) = (0, 0);
     let mut failures = 0u32;
     let mut not_before = Instant::now();
     let extendable = shard.caps.deadline.filter(|_| shard.caps.extends);
@@ -72,12 +73,19 @@ pub(crate) async fn commit_loop(
     loop {
         let finishing = *finish.borrow();
         let (prefix, settled) = advance(&shard, &mut acks, finishing);
-        shard.note_unheard(acks.len() + sending);
         let news = match shard.caps.acknowledge {
             // not below what an earlier ownership has committed: it is only a redelivery
             Acknowledge::Prefix => prefix > committed,
             Acknowledge::Each => !acks.is_empty(),
         };
+        shard.note_unheard(match shard.caps.acknowledge {
+            Acknowledge::Prefix if news => settled - confirmed,
+            Acknowledge::Prefix => {
+                confirmed = settled;
+                0
+            }
+            Acknowledge::Each => (acks.len() + sending) as u64,
+        });
         if shard.core.gate.is_busy() {
             shard.core.gate.look();
             if !news && calling.is_none() {
@@ -162,6 +170,7 @@ pub(crate) async fn commit_loop(
                 }
                 match (call, failed) {
                     (Call::Through(position), false) => {
+                        confirmed = counted;
                         committed = Some(position.clone());
                         *shard.committed() = Some(position);
                         shard.core.note_commit(&shard);

@@ -84,7 +84,11 @@ fn waiting(
     let whole = shard.waits_for(index);
     if matches!(
         whole,
-        WaitsFor::Faults | WaitsFor::Pipeline | WaitsFor::Restart | WaitsFor::Operator
+        WaitsFor::Faults
+            | WaitsFor::Pipeline
+            | WaitsFor::Commit
+            | WaitsFor::Restart
+            | WaitsFor::Operator
     ) {
         let open = shard.tracker().open_of(index) as u64;
         units.insert(whole, open.max(1));

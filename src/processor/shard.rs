@@ -4,7 +4,7 @@
 //! it, `run` sees to its end.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ pub(crate) struct Shard {
     pub(crate) signal: Arc<Notify>,
     /// Something left the tracker.
     room: Notify,
-    /// Settled records that the source has not confirmed to have heard of, where they are acknowledged one by one.
-    unheard: AtomicUsize,
+    /// Settled records that the source has not confirmed to have heard of.
+    unheard: AtomicU64,
     /// A record that was read and waits until there is room for it.
     held_back: Mutex<Option<Position>>,
     /// Records that were given back to a source that acknowledges one by one, and have not come again: when they
@@ -167,7 +167,7 @@ impl Shard {
             limits: finite.is_none().then_some(core.limits),
             signal,
             room: Notify::new(),
-            unheard: AtomicUsize::new(0),
+            unheard: AtomicU64::new(0),
             held_back: Mutex::default(),
             given_back: Mutex::default(),
             tracker: Mutex::new(Tracker::new(finite.is_some())),
@@ -322,11 +322,18 @@ impl Shard {
         }
     }
 
-    /// So many settled records are still to be acknowledged one by one, or are on their way.
-    pub(crate) fn note_unheard(&self, records: usize) {
+    /// So many settled records are still to be committed, or are on their way.
+    pub(crate) fn note_unheard(&self, records: u64) {
         if records < self.unheard.swap(records, Ordering::AcqRel) {
             self.room.notify_one();
         }
+    }
+
+    /// Whether as much waits to be committed as may. Acknowledged one by one each of them is kept in memory, and all of
+    /// them are repeated if the process dies: while commits fail, neither must grow without a bound.
+    fn is_uncommitted(&self, limits: InFlight) -> bool {
+        let most = self.core.commit.records.saturating_add(limits.records as u64);
+        self.unheard.load(Ordering::Acquire) >= most
     }
 
     /// What the oldest unit of lane `lane` waits for.
@@ -346,8 +353,11 @@ impl Shard {
                     None => WaitsFor::Handler,
                 }
             }
-            None if self.progress().full_since.is_some() => WaitsFor::Pipeline,
-            None => WaitsFor::Source,
+            None if self.progress().full_since.is_none() => WaitsFor::Source,
+            None if self.limits.is_some_and(|limits| self.is_uncommitted(limits)) => {
+                WaitsFor::Commit
+            }
+            None => WaitsFor::Pipeline,
         }
     }
 

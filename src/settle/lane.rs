@@ -133,6 +133,8 @@ pub enum WaitsFor {
     Faults,
     /// Another pipeline, which holds the shard at its in-flight limit.
     Pipeline,
+    /// The source, which takes no commit: as much is settled and not committed as may be.
+    Commit,
     /// The wait before the lane is built anew.
     Restart,
     /// An operator, who paused the pipeline.
@@ -143,7 +145,7 @@ pub enum WaitsFor {
 
 impl WaitsFor {
     /// All of them.
-    pub(crate) const ALL: [WaitsFor; 10] = [
+    pub(crate) const ALL: [WaitsFor; 11] = [
         WaitsFor::Handler,
         WaitsFor::Retry,
         WaitsFor::Permit,
@@ -151,6 +153,7 @@ impl WaitsFor {
         WaitsFor::Breaker,
         WaitsFor::Faults,
         WaitsFor::Pipeline,
+        WaitsFor::Commit,
         WaitsFor::Restart,
         WaitsFor::Operator,
         WaitsFor::Source,
@@ -166,6 +169,7 @@ impl WaitsFor {
             WaitsFor::Breaker => "breaker",
             WaitsFor::Faults => "faults",
             WaitsFor::Pipeline => "pipeline",
+            WaitsFor::Commit => "commit",
             WaitsFor::Restart => "restart",
             WaitsFor::Operator => "operator",
             WaitsFor::Source => "source",

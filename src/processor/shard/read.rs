@@ -1,6 +1,5 @@
 //! What fills a shard: reads as there is room, and hands each batch to all lanes.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -75,9 +74,7 @@ impl Shard {
                     self.progress().suspect = false;
                 }
             }
-            // each of them is kept until the source has heard of it: while it hears of none, they must not fill the memory
-            let kept = self.core.commit.records.saturating_add(limits.records as u64);
-            if self.unheard.load(Ordering::Acquire) as u64 >= kept {
+            if self.is_uncommitted(limits) {
                 free = (0, 0);
             }
             // each shard is always granted one batch, or a busy one would starve the others
