@@ -345,3 +345,22 @@ async fn f9_a_panic_in_the_comparison_of_two_units_is_a_fault_of_the_one_that_ca
     assert_eq!((ran.payloads(), seen.all()), (vec![vec!["3".to_owned()]], vec![5]));
     assert_eq!(ran.report.restarts, 0, "the others have not begun anew");
 }
+
+#[tokio::test(start_paused = true)]
+async fn f9_a_panic_of_the_envelope_in_compact_is_a_fault_of_the_unit_that_came() {
+    for begins in [false, true] {
+        let seen = Seen::new();
+        let note = seen.clone();
+        let ran = run_under_a_brittle_envelope(move |flow| {
+            let note = note.clone();
+            // 3 is compared with those before it, or begins a key of its own
+            flow.json::<u32>()
+                .compact(move |n| begins && **n == 3, Window::items(100))
+                .inspect(move |n| note.push(**n))
+        })
+        .await;
+        assert_eq!((ran.fates(), ran.classes()), ((5, 0, 1), vec![Class::Panic]));
+        assert_eq!((ran.payloads(), seen.all()), (vec![vec!["3".to_owned()]], vec![5]));
+        assert_eq!(ran.report.restarts, 0, "the others have not begun anew");
+    }
+}

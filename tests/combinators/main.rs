@@ -9,12 +9,16 @@ mod split;
 mod transform;
 mod write;
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use streambreaker::envelope::Envelope;
 use streambreaker::fault::{FaultEvent, FloodGuard};
 use streambreaker::prelude::*;
-use streambreaker::{Class, PipelineReport, Position, Processed, Record, Shutdown, memory};
+use streambreaker::{
+    Class, PipelineReport, Position, Processed, Record, Shutdown, Timestamp, memory,
+};
 
 /// What a pipeline did with the payloads of a stream that ends.
 struct Ran {
@@ -60,6 +64,44 @@ where
         .source(memory::stream(payloads.into_iter().map(|payload| payload.to_string())))
         .faults(faults.clone())
         .flood_guard(FloodGuard::off())
+        .seed(1)
+        .pipeline("all", pipeline)
+        .build()
+        .unwrap();
+    let mut report = processor.run(Shutdown::never()).await.unwrap();
+    Ran { report: report.pipelines.remove("all").unwrap(), faults: faults.events() }
+}
+
+/// Says nothing but times, and panics where the payload is 3.
+struct Brittle;
+
+impl Envelope for Brittle {
+    fn id<'r>(&self, _: &'r Record) -> Option<Cow<'r, str>> {
+        None
+    }
+
+    fn kind<'r>(&self, _: &'r Record) -> Option<Cow<'r, str>> {
+        None
+    }
+
+    fn time(&self, record: &Record) -> Option<Timestamp> {
+        assert!(record.payload() != "3", "three");
+        None
+    }
+}
+
+/// Runs a pipeline over a stream of the numbers below six, under an envelope that panics at 3.
+async fn run_under_a_brittle_envelope<S, F>(pipeline: F) -> Ran
+where
+    F: Fn(Flow<Input>) -> Flow<S> + Send + Sync + 'static,
+    S: Stage + Send + 'static,
+{
+    let faults = memory::faults();
+    let processor = Processor::builder("p")
+        .source(memory::stream((0..6).map(|n| n.to_string())))
+        .faults(faults.clone())
+        .flood_guard(FloodGuard::off())
+        .envelope(Brittle)
         .seed(1)
         .pipeline("all", pipeline)
         .build()

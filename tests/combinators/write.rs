@@ -386,6 +386,19 @@ async fn f9_a_panic_of_a_sink_faults_its_request_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn f9_a_panic_of_the_envelope_in_publish_is_a_fault_of_its_unit() {
+    let (bus, out) = (resource("bus"), Collect::new());
+    let target = out.clone();
+    let ran = run_under_a_brittle_envelope(move |flow| {
+        flow.json::<u32>().try_map(|n| NewEvent::json("seen", &*n)).publish(&bus, target.clone())
+    })
+    .await;
+    assert_eq!((ran.fates(), ran.classes()), ((5, 0, 1), vec![Class::Panic]));
+    assert_eq!(ran.payloads(), [["3"]]);
+    assert_eq!((out.items().len(), ran.report.restarts), (5, 0), "the others have not begun anew");
+}
+
+#[tokio::test(start_paused = true)]
 async fn k1_a_timeout_keeps_what_was_noted_and_sends_only_the_rest_again() {
     let sink = Collect::<u32>::new().with_limits(Limits::items(10));
     sink.respond(1, Response::ReplyLost);
