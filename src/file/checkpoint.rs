@@ -31,6 +31,9 @@ struct Document {
     owner: Uuid,
     /// How lines come to shards.
     key: String,
+    /// Above how many bytes a line is not held, and then in shard 0. Older checkpoints do not say.
+    #[serde(default)]
+    max_line: Option<usize>,
     /// When lines arrived that do not say so, in microseconds since 1970; the same in every delivery.
     arrival: Timestamp,
     shards: Vec<Shard>,
@@ -143,6 +146,7 @@ impl Checkpoint {
                     shard.died(below);
                 }
                 found.owner = owner;
+                found.max_line = Some(spec.max_line);
                 found
             }
             None => Document {
@@ -150,6 +154,7 @@ impl Checkpoint {
                 file: Identity { name, size, head: 0, digest: owner },
                 owner,
                 key: spec.key.describe(),
+                max_line: Some(spec.max_line),
                 arrival: spec.arrival,
                 shards: vec![Shard::default(); spec.shards],
             },
@@ -311,6 +316,12 @@ fn check(path: &Path, found: &Document, spec: &Spec, same_file: bool) -> Result<
             "this checkpoint was written with the key by {:?}, the source has {key:?}, and lines would \
              change their shard; set the former, or begin at the start: `file::forget` it",
             found.key
+        )
+    } else if let Some(max) = found.max_line.filter(|max| *max != spec.max_line && shards > 1) {
+        format!(
+            "this checkpoint was written with lines of at most {max} bytes, the source takes {}, and lines between \
+             the two would change their shard; set `.max_line({max})`, or begin at the start: `file::forget` it",
+            spec.max_line
         )
     } else {
         return Ok(());

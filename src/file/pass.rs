@@ -196,8 +196,8 @@ impl Pass {
                 }
             }
             Line::TooLong(length) => {
-                let max = self.spec.max_line;
-                let why = format!("a line of {length} bytes is over the limit of {max} bytes");
+                // without the limit: it may be another one when the record comes again, and the record must not
+                let why = format!("a line of {length} bytes is over the limit (`max_line`)");
                 Record::new(stream, shard, position, Bytes::new())
                     .with_header(UNREADABLE, why)
                     .with_arrival(self.spec.arrival)

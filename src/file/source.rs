@@ -130,7 +130,8 @@ impl Source {
         self
     }
 
-    /// The longest line that is held, in bytes; default 16 MiB.
+    /// The longest line that is held, in bytes; default 16 MiB. With a checkpoint of several shards it must stay the same:
+    /// a line that is not held is in shard 0, whatever its key.
     pub fn max_line(mut self, bytes: usize) -> Self {
         self.max_line = bytes;
         self

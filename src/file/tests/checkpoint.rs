@@ -61,6 +61,48 @@ async fn f4_a_record_looks_the_same_in_every_delivery() {
 }
 
 #[tokio::test]
+async fn f4_a_line_above_the_limit_looks_the_same_under_another_limit() {
+    let (dir, file) = Dir::with(format!("{}\n", "x".repeat(100)));
+    let mut lives = Vec::new();
+    for max in [10, 99, 50] {
+        let source = Source::open(&file).checkpoint(dir.path("checkpoint")).max_line(max);
+        let (mut reader, acker) = one(source).await;
+        let records = all(&mut reader).await;
+        Box::new(acker).release().await.expect("it is ours");
+        assert!(records[0].header(UNREADABLE).is_some());
+        lives.push(records);
+    }
+    assert_eq!(lives[0], lives[1]);
+    assert_eq!(lives[0], lives[2]);
+}
+
+#[tokio::test]
+async fn i3_a_limit_under_which_a_line_would_change_its_shard_is_refused() {
+    // a long line that is in shard 1, once it is held
+    let line = (0..).map(|n| format!("{n:0>20}")).find(|l| shard_of(l.as_bytes(), 2) == 1);
+    let (dir, file) = Dir::with(format!("{}\n", line.expect("there is one")));
+    let path = dir.path("checkpoint");
+    let source = |max| Source::open(&file).shards(2).checkpoint(&path).max_line(max);
+    let mut read = Vec::new();
+    for (mut reader, _) in open(source(10)).await {
+        read.push(all(&mut reader).await.len());
+    }
+    assert_eq!(read, [1, 0], "where it is not held it is in shard 0");
+    let text = refused(source(100)).await;
+    assert!(text.contains("at most 10 bytes") && text.contains("`.max_line(10)`"), "{text}");
+    // one shard has them all
+    let single = |max| Source::open(&file).checkpoint(dir.path("single")).max_line(max);
+    drop(open(single(10)).await);
+    drop(open(single(100)).await);
+    // a checkpoint of before this was said
+    let mut old: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).expect("a checkpoint")).expect("JSON");
+    old.as_object_mut().expect("an object").remove("max_line");
+    fs::write(&path, old.to_string()).expect("written");
+    drop(open(source(100)).await);
+}
+
+#[tokio::test]
 async fn i10_a_record_counts_the_lives_that_died_of_it() {
     let (dir, file) = Dir::with("a\nb\nc\n");
     let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));

@@ -56,8 +56,8 @@ async fn f9_a_line_above_the_limit_is_a_record_that_says_so() {
     let why = |n: usize| {
         records[n].header(UNREADABLE).map(|why| String::from_utf8_lossy(why).into_owned())
     };
-    assert_eq!(why(1).as_deref(), Some("a line of 3145728 bytes is over the limit of 10 bytes"));
-    assert_eq!(why(3).as_deref(), Some("a line of 11 bytes is over the limit of 10 bytes"));
+    assert_eq!(why(1).as_deref(), Some("a line of 3145728 bytes is over the limit (`max_line`)"));
+    assert_eq!(why(3).as_deref(), Some("a line of 11 bytes is over the limit (`max_line`)"));
     assert_eq!((why(0), why(2)), (None, None));
     assert!(records[1].payload().is_empty());
 }

@@ -16,7 +16,7 @@ use crate::fault::FaultEvent;
 use crate::record::{Position, Record, Timestamp};
 use crate::sink::{OutcomeLog, Sink};
 use crate::source::{Acker as _, Change, CommitError, Read, Reader as _, Room, Settled};
-use crate::source::{Source as _, SourceError, UNREADABLE};
+use crate::source::{Source as _, SourceError, UNREADABLE, shard_of};
 
 mod appending;
 mod checkpoint;
