@@ -273,7 +273,13 @@ async fn process_says_what_became_of_each_record() {
     let records = (0..6u64).map(|n| Record::new("s", "0", Position::from(n), n.to_string()));
     let outcome = processor.process(records).await;
     assert_eq!((outcome.settled.len(), outcome.faulted.len(), outcome.returned.len()), (4, 1, 1));
-    assert_eq!(outcome.first_returned(&"0".into()), Some(&Position::from(3)));
+    // another stream has shards of the same names
+    let both = [("s", 21u64, "3"), ("t", 8, "3"), ("s", 20, "1"), ("t", 9, "3")];
+    let records = both.map(|(stream, at, n)| Record::new(stream, "0", Position::from(at), n));
+    let two = processor.process(records).await;
+    let first = |stream| two.first_returned(stream, &"0".into()).and_then(Position::as_u64);
+    assert_eq!([first("s"), first("t"), first("u")], [Some(21), Some(8), None]);
+    assert_eq!(outcome.first_returned("s", &"0".into()), Some(&Position::from(3)));
 }
 
 #[tokio::test(start_paused = true)]

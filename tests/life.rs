@@ -319,7 +319,7 @@ async fn process_goes_on_behind_returned_records_above_the_limit_in_flight() {
     let outcome =
         tokio::time::timeout(Duration::from_secs(600), processing).await.expect("it ends");
     assert_eq!((outcome.settled.len(), outcome.returned.len()), (90, 10));
-    assert_eq!(outcome.first_returned(&"0".into()), Some(&Position::from(3)));
+    assert_eq!(outcome.first_returned("s", &"0".into()), Some(&Position::from(3)));
     let order: Vec<_> = outcome.settled.iter().map(|r| r.position().clone()).collect();
     assert!(order.is_sorted());
 }

@@ -33,14 +33,14 @@ pub struct Processed {
     pub returned: Vec<Record>,
     /// The ids of the faults that were stored.
     pub faults: Vec<Uuid>,
-    firsts: BTreeMap<ShardId, Position>,
 }
 
 impl Processed {
-    /// Where to begin again in a shard: the first record that was returned. For partial-batch responses of
-    /// ordered transports.
-    pub fn first_returned(&self, shard: &ShardId) -> Option<&Position> {
-        self.firsts.get(shard)
+    /// Where to begin again in a shard of a stream: the first record that was returned. For partial-batch responses
+    /// of ordered transports.
+    pub fn first_returned(&self, stream: &str, shard: &ShardId) -> Option<&Position> {
+        let of_shard = |record: &&Record| record.stream() == stream && record.shard() == shard;
+        self.returned.iter().filter(of_shard).map(Record::position).min()
     }
 
     /// Whether nothing has to be given again.
@@ -90,9 +90,6 @@ impl Process {
         let mut outcome = Processed::default();
         if let Some(only) = &only {
             if !core.pipelines.iter().any(|p| p.enabled && p.info.is_called(only)) {
-                for record in &records {
-                    note_first(&mut outcome.firsts, record);
-                }
                 outcome.returned = records;
                 return outcome;
             }
@@ -112,26 +109,12 @@ impl Process {
                 match fate {
                     Fate::Done | Fate::Filtered => outcome.settled.push(record),
                     Fate::Faulted => outcome.faulted.push(record),
-                    Fate::Returned => {
-                        note_first(&mut outcome.firsts, &record);
-                        outcome.returned.push(record);
-                    }
+                    Fate::Returned => outcome.returned.push(record),
                 }
             }
         }
         outcome
     }
-}
-
-fn note_first(firsts: &mut BTreeMap<ShardId, Position>, record: &Record) {
-    firsts
-        .entry(record.shard().clone())
-        .and_modify(|first| {
-            if record.position() < first {
-                *first = record.position().clone();
-            }
-        })
-        .or_insert_with(|| record.position().clone());
 }
 
 async fn one(

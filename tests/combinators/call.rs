@@ -42,7 +42,7 @@ async fn call_begins_nothing_behind_a_returned_unit_also_where_a_return_is_final
     .await;
     assert_eq!(seen.all(), [0, 1, 2, 3, 4]);
     assert_eq!((outcome.settled.len(), outcome.returned.len()), (4, 6));
-    assert_eq!(outcome.first_returned(&"0".into()), Some(&Position::from(4)));
+    assert_eq!(outcome.first_returned("s", &"0".into()), Some(&Position::from(4)));
 }
 
 #[tokio::test(start_paused = true)]

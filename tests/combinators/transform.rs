@@ -68,7 +68,7 @@ async fn try_map_faults_errors_and_panics_and_returns_what_is_transient() {
     })
     .await;
     assert_eq!((outcome.settled.len(), outcome.faulted.len()), (2, 2));
-    assert_eq!(outcome.first_returned(&"0".into()), Some(&Position::from(3)));
+    assert_eq!(outcome.first_returned("s", &"0".into()), Some(&Position::from(3)));
     let classes: Vec<Class> = faults.iter().map(|fault| fault.class).collect();
     assert_eq!(classes, [Class::Fault, Class::Panic]);
 }
