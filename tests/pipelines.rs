@@ -97,6 +97,22 @@ async fn what_comes_again_does_not_move_what_went_by() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_goes_by_in_any_order_is_told_from_its_lowest_position_to_its_highest() {
+    let processor = Processor::builder("p")
+        .faults(memory::faults())
+        .pipeline("totals", |flow| flow.json::<u64>())
+        .pipeline("search", |flow| flow.json::<u64>())
+        .disable(["search"])
+        .build()
+        .unwrap();
+    let records = [7u64, 3, 9, 5].map(|n| Record::new("s", "0", Position::from(n), n.to_string()));
+    assert_eq!(processor.process(records).await.settled.len(), 4);
+    let search = processor.handle().status().pipelines["search"].records.clone();
+    let [passed_by] = &search.passed_by[..] else { panic!("{search:?}") };
+    assert_eq!((&*passed_by.first, &*passed_by.last), ("3", "9"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn l6_what_stands_behind_not_in_replay_happens_once() {
     let sent = Arc::new(Mutex::new(Vec::new()));
     let mail = Resource::builder("mail").timeout(Duration::from_secs(1)).build().unwrap();

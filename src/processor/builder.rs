@@ -168,7 +168,9 @@ impl ProcessorBuilder {
         self
     }
 
-    /// Runs only these pipelines. The others take no part in commits, and are reported with what went by.
+    /// Runs only these pipelines. The others take no part in commits: what goes by them is committed, and does not come
+    /// again when they are enabled. It is told from where to where, by the status, and by the report of the run; where
+    /// it begins is also logged, once a shard, for a process that is killed before it reports. Send it from the lake.
     pub fn enable<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.only = Some(names.into_iter().map(Into::into).collect());
         self

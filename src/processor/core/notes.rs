@@ -1,5 +1,6 @@
 //! What happens to a processor beside its records: counted, told to metrics, and said in the log at most once a minute.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -60,24 +61,42 @@ impl Core {
 
     /// These go by the pipelines that are disabled; what is replayed or resubmitted was not meant for them.
     pub(crate) fn note_passed_by(&self, stream: &Arc<str>, shard: &ShardId, records: &[Record]) {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
-        let all_enabled = self.pipelines.iter().all(|pipeline| pipeline.enabled);
-        if all_enabled || !first.delivery().is_live() {
+        let disabled = || self.pipelines.iter().filter(|pipeline| !pipeline.enabled);
+        let live = records.first().is_some_and(|record| record.delivery().is_live());
+        if !live || disabled().next().is_none() {
             return;
         }
-        self.book()
-            .passed_by
-            .entry((stream.clone(), shard.clone()))
-            .and_modify(|(from, to)| {
+        // not the first and the last: where records are acknowledged one by one they come in any order
+        let positions = || records.iter().map(Record::position);
+        let (Some(first), Some(last)) = (positions().min(), positions().max()) else { return };
+        let mut book = self.book();
+        match book.passed_by.entry((stream.clone(), shard.clone())) {
+            Entry::Occupied(mut known) => {
                 // what comes again went by before
-                if first.position() < from {
-                    *from = first.position().clone();
+                let (from, to) = known.get_mut();
+                if first < from {
+                    *from = first.clone();
                 }
-                if last.position() > to {
-                    *to = last.position().clone();
+                if last > to {
+                    *to = last.clone();
                 }
-            })
-            .or_insert_with(|| (first.position().clone(), last.position().clone()));
+            }
+            Entry::Vacant(new) => {
+                new.insert((first.clone(), last.clone()));
+                drop(book);
+                // once a shard and life: a process that is killed makes no report
+                let pipelines: Vec<_> = disabled().map(|pipeline| &pipeline.info.name).collect();
+                tracing::warn!(
+                    target: "streambreaker::lane",
+                    processor = %self.name,
+                    messaging.destination.name = %stream,
+                    messaging.destination.partition.id = %shard,
+                    from = %first,
+                    ?pipelines,
+                    "from here on records go by pipelines that are disabled",
+                );
+            }
+        }
     }
 
     pub(crate) fn note_commit(&self, shard: &Shard) {
