@@ -423,3 +423,28 @@ async fn i9_what_is_not_committed_is_bounded_in_count_while_commits_fail() {
     assert_eq!(report.pipelines["all"].done, 5_000, "{report}");
     assert!(stream.is_settled("g"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_commit_that_was_due_by_count_is_made_again_after_its_backoff() {
+    for each in [false, true] {
+        let stream = numbers(1_000, 1);
+        stream.inject(Inject::CommitErrors(3));
+        let consumer = stream.consumer("g");
+        let consumer = if each { consumer.each(HOUR) } else { consumer };
+        let processor = Processor::builder("p")
+            .source(consumer)
+            .faults(memory::faults())
+            .in_flight(100, 1 << 20)
+            // by this alone it would be made again once an hour
+            .commit_every(HOUR, 200)
+            .seed(1)
+            .pipeline("all", |flow| flow.json::<u64>())
+            .build()
+            .unwrap();
+        let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+        secs(60).await;
+        let committed = stream.committed("g", 0).and_then(|at| at.as_u64());
+        assert!(committed >= Some(700), "{committed:?}, one by one: {each}");
+        run.abort();
+    }
+}

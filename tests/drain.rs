@@ -386,13 +386,23 @@ async fn s5_lost_cancels_at_once_and_commits_not_even_what_is_settled() {
 struct Watched {
     consumer: Consumer,
     extends: bool,
+    /// What a settlement takes.
+    takes: Duration,
+    /// Whether it does not answer when it is asked to extend.
+    mute: bool,
     asked: Asked,
     journal: Journal,
 }
 
 type Asked = Arc<Mutex<Vec<(Instant, Vec<Position>)>>>;
 
-struct WatchedAcker(<Consumer as Source>::Acker, Asked, Journal);
+struct WatchedAcker {
+    acker: <Consumer as Source>::Acker,
+    takes: Duration,
+    mute: bool,
+    asked: Asked,
+    journal: Journal,
+}
 
 #[async_trait]
 impl Acker for WatchedAcker {
@@ -400,19 +410,23 @@ impl Acker for WatchedAcker {
         if let Settled::Each(acks) = settled {
             let count = |ack| acks.iter().filter(|(_, other)| *other == ack).count();
             let (done, again) = (count(Ack::Done), count(Ack::Again { after: Duration::ZERO }));
-            self.2.note(format!("{done} done, {again} again at once"));
+            self.journal.note(format!("{done} done, {again} again at once"));
         }
-        self.0.settle(settled).await
+        tokio::time::sleep(self.takes).await;
+        self.acker.settle(settled).await
     }
 
     async fn extend(&mut self, held: &[Position]) -> Result<(), CommitError> {
-        self.1.lock().unwrap().push((Instant::now(), held.to_vec()));
-        self.0.extend(held).await
+        self.asked.lock().unwrap().push((Instant::now(), held.to_vec()));
+        if self.mute {
+            std::future::pending().await
+        }
+        self.acker.extend(held).await
     }
 
     async fn release(self: Box<Self>) -> Result<(), CommitError> {
-        self.2.note("release");
-        Box::new(self.0).release().await
+        self.journal.note("release");
+        Box::new(self.acker).release().await
     }
 }
 
@@ -430,7 +444,9 @@ impl Source for Watched {
     async fn next(&mut self) -> Result<Option<Change<Self::Reader, WatchedAcker>>, SourceError> {
         Ok(self.consumer.next().await?.map(|change| match change {
             Change::Assigned { shard, reader, acker } => {
-                let acker = WatchedAcker(acker, self.asked.clone(), self.journal.clone());
+                let (asked, journal) = (self.asked.clone(), self.journal.clone());
+                let (takes, mute) = (self.takes, self.mute);
+                let acker = WatchedAcker { acker, takes, mute, asked, journal };
                 Change::Assigned { shard, reader, acker }
             }
             Change::Revoking { shard, grace } => Change::Revoking { shard, grace },
@@ -447,8 +463,14 @@ async fn t5_leases_are_extended_in_drain() {
     faults.down();
     let lease = Duration::from_secs(3);
     let consumer = stream.consumer("g").each(lease);
-    let source =
-        Watched { consumer, extends: true, asked: asked.clone(), journal: Journal::default() };
+    let source = Watched {
+        consumer,
+        extends: true,
+        asked: asked.clone(),
+        takes: Duration::ZERO,
+        mute: false,
+        journal: Journal::default(),
+    };
     let processor = Processor::builder("p")
         .source(source)
         .faults(faults.clone())
@@ -519,7 +541,14 @@ async fn t5_what_is_settled_and_not_yet_acknowledged_keeps_its_lease() {
         let db = resource("db");
         let consumer = stream.consumer("g").each(Duration::from_secs(6));
         let processor = Processor::builder("p")
-            .source(Watched { consumer, extends, asked, journal: Journal::default() })
+            .source(Watched {
+                consumer,
+                extends,
+                asked,
+                takes: Duration::ZERO,
+                mute: false,
+                journal: Journal::default(),
+            })
             .faults(memory::faults())
             .commit_every(HOUR, 1_000_000)
             .pipeline("all", move |flow| {
@@ -543,12 +572,97 @@ async fn t5_what_is_settled_and_not_yet_acknowledged_keeps_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t5_leases_are_extended_although_there_is_always_something_to_acknowledge() {
+    let stream = numbers(6_000, 1);
+    stream.close();
+    let (effects, asked) = (Effects::default(), Asked::default());
+    let (seen, takes) = (effects.clone(), Duration::from_millis(100));
+    let db = Resource::builder("db").timeout(Duration::from_secs(25)).retry(Retry::none());
+    let db = db.build().unwrap();
+    let consumer = stream.consumer("g").each(Duration::from_secs(30));
+    let processor = Processor::builder("p")
+        .source(Watched {
+            consumer,
+            extends: true,
+            takes,
+            mute: false,
+            asked,
+            journal: Journal::default(),
+        })
+        .faults(memory::faults())
+        .in_flight(8, 1 << 20)
+        .commit_every(Duration::from_millis(1), 1)
+        .pipeline("all", move |flow| {
+            let seen = seen.clone();
+            // the first four wait for each other, and are held for 80 s; the others go by
+            let key = |n: &Event<u64>| if **n < 4 { 0 } else { **n };
+            flow.json::<u64>().parallel_by_key(2, key, &db, async move |n: &Event<u64>| {
+                seen.note(**n);
+                if **n < 4 {
+                    secs(20).await;
+                }
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.done, all.redelivered), (6_000, 0), "{report}");
+    assert!(effects.all().values().all(|tries| *tries == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_what_is_settled_is_acknowledged_although_no_call_to_extend_is_answered() {
+    let stream = memory::Stream::new("numbers", 1);
+    let db = Resource::builder("db").timeout(Duration::from_secs(25)).retry(Retry::none());
+    let db = db.build().unwrap();
+    let source = Watched {
+        consumer: stream.consumer("g").each(Duration::from_secs(30)),
+        extends: true,
+        takes: Duration::ZERO,
+        mute: true,
+        asked: Asked::default(),
+        journal: Journal::default(),
+    };
+    let processor = Processor::builder("p")
+        .source(source)
+        .faults(memory::faults())
+        .commit_every(Duration::from_millis(1), 1)
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(4, &db, async |n: &Event<u64>| {
+                // there is always one that is held
+                if **n % 10 == 0 {
+                    secs(20).await;
+                }
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+    for n in 0..200u64 {
+        stream.push(n.to_string());
+        secs(1).await;
+        // a call that is not answered is given up after 10 s
+        assert!(stream.unacked("g") <= 20, "{} after {n} s", stream.unacked("g"));
+    }
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn s5_a_drain_gives_back_what_a_paused_pipeline_was_never_fed() {
     let stream = numbers(10, 1);
     let (journal, effects, db) = (Journal::default(), Effects::default(), resource("db"));
     let consumer = stream.consumer("g").each(HOUR);
-    let source =
-        Watched { consumer, extends: true, asked: Asked::default(), journal: journal.clone() };
+    let source = Watched {
+        consumer,
+        extends: true,
+        asked: Asked::default(),
+        takes: Duration::ZERO,
+        mute: false,
+        journal: journal.clone(),
+    };
     let seen = effects.clone();
     let processor = Processor::builder("p")
         .source(source)

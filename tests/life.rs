@@ -443,6 +443,8 @@ struct Handed {
     open: std::collections::BTreeSet<Position>,
     /// How many a call of the acker was about, at most.
     largest: usize,
+    /// What a read takes.
+    takes: Duration,
 }
 
 impl Prefetch {
@@ -454,6 +456,8 @@ impl Prefetch {
 impl Reader for Prefetch {
     async fn read(&mut self, room: Room) -> Result<Read, SourceError> {
         let (handed, news) = &*self.0;
+        let takes = handed.lock().unwrap().takes;
+        tokio::time::sleep(takes).await;
         loop {
             {
                 let mut handed = handed.lock().unwrap();
@@ -548,6 +552,28 @@ async fn s1_a_source_that_waits_to_hear_of_what_it_handed_out_hears_before_it_st
     assert!(began.elapsed() < Duration::from_secs(1), "it stood still: {:?}", began.elapsed());
     let largest = largest.load(Ordering::Relaxed);
     assert!((2..=10).contains(&largest), "it hears of a part at a time: {largest} at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_such_a_source_hears_of_the_last_that_it_may_hand_out_while_groups_hold_the_others() {
+    let hour = Duration::from_secs(3_600);
+    let source = Prefetch(Arc::default());
+    source.0.0.lock().unwrap().takes = Duration::from_millis(1);
+    let processor = Processor::builder("p")
+        .source(source)
+        .faults(memory::faults())
+        .in_flight(Prefetch::MOST as usize, 1 << 20)
+        .commit_every(hour, u64::MAX)
+        .pipeline("all", move |flow| {
+            let rare = flow.json::<u64>().filter(|n| **n % 10 != 0);
+            rare.group_by(|_| (), Window::items(1_000).linger(hour))
+        })
+        .build()
+        .unwrap();
+    let began = tokio::time::Instant::now();
+    let report = processor.run(Shutdown::never()).await.unwrap();
+    assert_eq!((report.pipelines["all"].done, report.unsettled()), (900, 0), "{report}");
+    assert!(began.elapsed() < Duration::from_secs(1), "it stood still: {:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ pub(crate) async fn commit_loop(
     let mut acks: Vec<(Position, Ack)> = Vec::new();
     let mut sending = 0;
     let mut last = Instant::now();
-    // how much was settled when the last call was made, and the last that was confirmed
+    // how much was settled when the present call was made, and when the last one that was confirmed
     let (mut counted, mut confirmed) = (0, 0);
     let mut failures = 0u32;
     let mut not_before = Instant::now();
@@ -69,6 +69,7 @@ pub(crate) async fn commit_loop(
     // a call that hangs must not outlast the leases that are to be extended
     let timeout = extend_every.map_or(policy.timeout, |every| every.min(policy.timeout));
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
+    let mut extended = false;
 
     loop {
         let finishing = *finish.borrow();
@@ -78,14 +79,15 @@ pub(crate) async fn commit_loop(
             Acknowledge::Prefix => prefix > committed,
             Acknowledge::Each => !acks.is_empty(),
         };
-        shard.note_unheard(match shard.caps.acknowledge {
+        let unheard = match shard.caps.acknowledge {
             Acknowledge::Prefix if news => settled - confirmed,
             Acknowledge::Prefix => {
                 confirmed = settled;
                 0
             }
             Acknowledge::Each => (acks.len() + sending) as u64,
-        });
+        };
+        shard.note_unheard(unheard);
         if shard.core.gate.is_busy() {
             shard.core.gate.look();
             if !news && calling.is_none() {
@@ -94,36 +96,23 @@ pub(crate) async fn commit_loop(
             }
         }
         let now = Instant::now();
-        if news {
-            let enough = settled.saturating_sub(counted) >= most || acks.len() as u64 >= most;
-            let due = finishing || enough || now >= last + every || shard.core.gate.is_busy();
-            if due && now >= not_before {
-                if let Some(acker) = idle.take() {
-                    last = now;
-                    counted = settled;
-                    let call = match &prefix {
-                        Some(position) if shard.caps.acknowledge == Acknowledge::Prefix => {
-                            Call::Through(position.clone())
-                        }
-                        _ => {
-                            sending = acks.len();
-                            Call::Each(std::mem::take(&mut acks))
-                        }
-                    };
-                    calling = Some(settle(acker, call, timeout));
-                }
-            }
-        } else {
+        if !news {
             // the interval counts from the first thing that waits to be committed
             last = now;
-            if finishing {
-                if let Some(acker) = idle.take() {
-                    return CommitEnd::Finished { released: release(acker, policy.timeout).await };
-                }
-            }
         }
-        if extend_at.is_some_and(|at| now >= at) {
+        let commit_at = news.then(|| {
+            let pressing = finishing
+                || unheard >= most
+                || shard.core.gate.is_busy()
+                || shard.is_handed_out(shard.tracker().records_in_flight());
+            if pressing { not_before } else { not_before.max(last + every) }
+        });
+        let commit_is_due = commit_at.is_some_and(|at| now >= at);
+        let extend_is_due = extend_at.is_some_and(|at| now >= at);
+        // in turn where both are: there may always be something to commit, and a call to extend may last until the next
+        if extend_is_due && !(commit_is_due && extended) {
             if let Some(acker) = idle.take() {
+                extended = true;
                 extend_at = extend_every.map(|every| now + every);
                 let mut held = shard.held();
                 // not acknowledged yet: it would be worked on once more
@@ -132,17 +121,34 @@ pub(crate) async fn commit_loop(
                 calling = Some(extend(acker, held, timeout));
             }
         }
+        if commit_is_due {
+            if let Some(acker) = idle.take() {
+                extended = false;
+                last = now;
+                counted = settled;
+                let call = match &prefix {
+                    Some(position) if shard.caps.acknowledge == Acknowledge::Prefix => {
+                        Call::Through(position.clone())
+                    }
+                    _ => {
+                        sending = acks.len();
+                        Call::Each(std::mem::take(&mut acks))
+                    }
+                };
+                calling = Some(settle(acker, call, timeout));
+            }
+        } else if finishing && !news {
+            if let Some(acker) = idle.take() {
+                return CommitEnd::Finished { released: release(acker, policy.timeout).await };
+            }
+        }
         let wake = if idle.is_none() {
             None
         } else {
-            let commit_at = match news {
-                true if finishing => Some(not_before),
-                true => Some(not_before.max(last + every)),
-                // a lane tells only of whole batches: one stuck record must not hide what was settled before it
-                false if shard.tracker().records_in_flight() > 0 => Some(now + every),
-                false => None,
-            };
-            commit_at.into_iter().chain(extend_at).min()
+            // a lane tells only of whole batches: one stuck record must not hide what was settled before it
+            let open = !news && shard.tracker().records_in_flight() > 0;
+            let look_at = open.then(|| now + every);
+            commit_at.into_iter().chain(look_at).chain(extend_at).min()
         };
         tokio::select! {
             biased;
@@ -161,12 +167,11 @@ pub(crate) async fn commit_loop(
                         true
                     }
                 };
-                if failed {
-                    failures = failures.saturating_add(1);
-                    let wait = backoff.delay(failures, &shard.core.random).unwrap_or_default();
-                    not_before = Instant::now() + wait;
-                } else {
-                    failures = 0;
+                // a call to extend has times of its own, and says nothing of commits
+                if !matches!(call, Call::Extend) {
+                    failures = if failed { failures.saturating_add(1) } else { 0 };
+                    let wait = failed.then(|| backoff.delay(failures, &shard.core.random));
+                    not_before = Instant::now() + wait.flatten().unwrap_or_default();
                 }
                 match (call, failed) {
                     (Call::Through(position), false) => {

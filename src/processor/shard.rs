@@ -329,11 +329,19 @@ impl Shard {
         }
     }
 
-    /// Whether as much waits to be committed as may. Acknowledged one by one each of them is kept in memory, and all of
-    /// them are repeated if the process dies: while commits fail, neither must grow without a bound.
-    fn is_uncommitted(&self, limits: InFlight) -> bool {
+    /// Whether nothing more is read before the source has heard of what is settled. Acknowledged one by one each of them
+    /// is kept in memory, and all of them are repeated if the process dies: while commits fail, neither must grow without
+    /// a bound.
+    fn is_unheard(&self, in_flight: usize, limits: InFlight) -> bool {
+        let unheard = self.unheard.load(Ordering::Acquire);
         let most = self.core.commit.records.saturating_add(limits.records as u64);
-        self.unheard.load(Ordering::Acquire) >= most
+        unheard >= most || (unheard > 0 && self.is_handed_out(in_flight))
+    }
+
+    /// Whether the source has handed out all that it does before it hears of some, where it has such a limit.
+    pub(crate) fn is_handed_out(&self, in_flight: usize) -> bool {
+        let out = self.unheard.load(Ordering::Acquire).saturating_add(in_flight as u64);
+        self.caps.unsettled.is_some_and(|theirs| out >= theirs.most)
     }
 
     /// What the oldest unit of lane `lane` waits for.
@@ -354,10 +362,12 @@ impl Shard {
                 }
             }
             None if self.progress().full_since.is_none() => WaitsFor::Source,
-            None if self.limits.is_some_and(|limits| self.is_uncommitted(limits)) => {
-                WaitsFor::Commit
-            }
-            None => WaitsFor::Pipeline,
+            None => match self.limits {
+                Some(limits) if self.is_unheard(tracker.records_in_flight(), limits) => {
+                    WaitsFor::Commit
+                }
+                _ => WaitsFor::Pipeline,
+            },
         }
     }
 

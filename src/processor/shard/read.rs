@@ -74,7 +74,7 @@ impl Shard {
                     self.progress().suspect = false;
                 }
             }
-            if self.is_uncommitted(limits) {
+            if self.is_unheard(records, limits) {
                 free = (0, 0);
             }
             // each shard is always granted one batch, or a busy one would starve the others
