@@ -1,5 +1,6 @@
 //! Looking at a processor that runs, and turning its switches.
 
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +10,10 @@ use streambreaker::memory::{self, Stream};
 use streambreaker::prelude::*;
 use streambreaker::resource::BreakerControl;
 use streambreaker::{
-    By, Class, Delivery, PartPath, Phase, Position, ShardId, Skip, SwitchError, Timestamp, WaitsFor,
+    By, Class, Delivery, PartPath, Phase, Position, Record, ShardId, Skip, SwitchError, Timestamp,
+    WaitsFor,
 };
+use uuid::Uuid;
 
 fn by() -> By {
     By::new("ada", "a test")
@@ -143,6 +146,68 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     replay.close();
     let report = processor.run_from(replay.consumer("g"), Shutdown::never()).await.unwrap();
     assert_eq!(report.pipelines["all"].faulted, 2, "as before: {report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_is_skipped_in_the_stream_and_not_in_what_runs_beside_it() {
+    let stream = stream(10);
+    let faults = memory::faults();
+    let db = Resource::builder("db")
+        .timeout(Duration::from_secs(1_000))
+        .retry(Retry::none())
+        .build()
+        .unwrap();
+    let processor = Processor::builder("p")
+        .source(stream.consumer("g"))
+        .faults(faults.clone())
+        .pipeline("all", move |flow| {
+            flow.json::<u64>().parallel(16, &db, async |n: &Event<u64>| {
+                if !n.delivery().is_live() {
+                    tokio::time::sleep(Duration::from_secs(100)).await;
+                } else if **n == 4 {
+                    return Err("never").transient();
+                }
+                Ok(())
+            })
+        })
+        .build()
+        .unwrap();
+    let handle = processor.handle();
+    let of = |delivery: Delivery| {
+        let record = move |r: &Record| r.clone().with_delivery(delivery.clone());
+        stream.records(0).iter().map(record).collect::<Vec<_>>()
+    };
+    let run = Uuid::from_u128(7);
+    let replay = Stream::new("numbers", 1);
+    for record in of(Delivery::Replay { run }) {
+        replay.push_record(record).unwrap();
+    }
+    replay.close();
+    let sent = of(Delivery::Resubmit { fault: run, attempt: 1, part: PartPath::whole() });
+    let live = processor.run(Shutdown::never());
+    let beside = async {
+        tokio::join!(
+            processor.run_from(replay.consumer("g"), Shutdown::never()),
+            processor.process(sent).into_future(),
+        )
+    };
+    let operator = async {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        let now = Skip::Now { pipelines: vec!["all".to_owned()] };
+        let (shard, position) = (ShardId::new("0"), Position::from(4));
+        assert_eq!(handle.skip(&shard, &position, &by()).unwrap(), now);
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        // the others are still at it, and do not make it open
+        assert!(matches!(handle.skip(&shard, &position, &by()), Err(SwitchError::Settled { .. })));
+        stream.close();
+    };
+    let (report, (replayed, processed), ()) = tokio::join!(live, beside, operator);
+    report.unwrap();
+    assert_eq!(processed.settled.len(), 10);
+    let report = replayed.unwrap();
+    let all = &report.pipelines["all"];
+    assert_eq!((all.read, all.done, all.faulted), (30, 29, 1), "{report}");
+    assert!(faults.events()[0].delivery.is_live());
 }
 
 #[tokio::test(start_paused = true)]

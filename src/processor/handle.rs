@@ -226,14 +226,19 @@ impl Handle {
 
     /// Sets one record aside as a fault of class [`Skipped`](crate::Class::Skipped), in every pipeline in which
     /// it is not settled: for a record that is returned again and again. Its lanes are built anew for it. Where the
-    /// record comes for another reason, in a replay or from its fault, it is worked on as any.
+    /// record comes for another reason, in a replay or from its fault, it is worked on as any. (In a process that only
+    /// replays it is skipped in the replay.)
     ///
     /// # Errors
     /// A shard that this process does not own; a record that is settled, where that can be told: a source that acknowledges one by
     /// one may bring any record again.
     pub fn skip(&self, shard: &ShardId, position: &Position, by: &By) -> Result<Skip, SwitchError> {
         let shards = self.0.shards();
-        let owned: Vec<_> = shards.iter().filter(|owned| owned.id == *shard).collect();
+        let mut owned: Vec<_> = shards.iter().filter(|owned| owned.id == *shard).collect();
+        // what is replayed or sent again beside the stream is worked on as any
+        if owned.iter().any(|owned| owned.reading().is_live()) {
+            owned.retain(|owned| owned.reading().is_live());
+        }
         if owned.is_empty() {
             return Err(SwitchError::Unknown {
                 what: "shard of this process",

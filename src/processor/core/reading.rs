@@ -33,4 +33,9 @@ impl Reading {
         };
         Self { stream, shard, finite, cause }
     }
+
+    /// Whether it is neither a replay nor a resubmission.
+    pub(crate) fn is_live(&self) -> bool {
+        self.cause == Cause::Live
+    }
 }
