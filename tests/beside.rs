@@ -198,7 +198,7 @@ async fn run(seed: u64) -> bool {
     let mut rng = Dice(seed);
     let on_open = [OnOpen::Fault, OnOpen::Siphon, OnOpen::Pause][rng.below(3) as usize];
     let returns = rng.percent(30);
-    let (each, gives_up) = (rng.percent(50), rng.percent(50));
+    let (each, gives_up) = (rng.percent(50), rng.percent(30));
     let db = Resource::builder("db")
         .timeout(Duration::from_millis(50))
         .retry(Retry::exponential().max_attempts(2).base(Duration::from_millis(5)))
@@ -221,7 +221,7 @@ async fn run(seed: u64) -> bool {
     ));
     let calm = Arc::new(AtomicBool::new(false));
     let operator =
-        tokio::spawn(operate(processor.clone(), rng.percent(70), calm.clone(), Dice(rng.next())));
+        tokio::spawn(operate(processor.clone(), rng.percent(50), calm.clone(), Dice(rng.next())));
 
     // lives of the source, some ended by a drain, while records come
     let mut left = (0..RECORDS).collect::<Vec<_>>();
@@ -286,7 +286,7 @@ async fn run(seed: u64) -> bool {
 
 #[test]
 fn l8_l9_what_is_sent_again_beside_the_stream_is_neither_lost_nor_stuck() {
-    let seeds: u64 = std::env::var("BESIDE_SEEDS").map_or(30, |n| n.parse().unwrap());
+    let seeds: u64 = std::env::var("BESIDE_SEEDS").map_or(40, |n| n.parse().unwrap());
     let from: u64 = std::env::var("BESIDE_FROM").map_or(0, |n| n.parse().unwrap());
     let mut once = 0;
     for seed in from..from + seeds {
