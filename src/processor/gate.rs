@@ -8,7 +8,7 @@
 //! committed before the next begins, so that only the guilty one goes on to be counted; and one life of a
 //! process faults at most one of them a shard, the oldest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 
@@ -32,7 +32,8 @@ struct Inner {
     running: Option<Suspect>,
     waiting: Vec<Waker>,
     /// What an operator wants skipped, and where: not also in a replay, or where it is sent again from its fault.
-    skips: BTreeSet<(Reading, Position)>,
+    /// By position first: one that is to be skipped stays known, in case it comes again, and few others share its position.
+    skips: BTreeMap<Position, BTreeSet<Reading>>,
 }
 
 /// The suspect that runs now: one record, in all pipelines of its shard.
@@ -82,21 +83,25 @@ impl Gate {
     }
 
     pub(crate) fn skip(&self, reading: Reading, position: Position) {
-        self.lock().skips.insert((reading, position));
+        self.lock().skips.entry(position).or_default().insert(reading);
     }
 
     /// Nothing is to be skipped there after all.
-    pub(crate) fn forget_skip(&self, skip: &(Reading, Position)) {
-        self.lock().skips.remove(skip);
+    pub(crate) fn forget_skip(&self, reading: &Reading, position: &Position) {
+        let mut inner = self.lock();
+        if let Some(readings) = inner.skips.get_mut(position) {
+            readings.remove(reading);
+            if readings.is_empty() {
+                inner.skips.remove(position);
+            }
+        }
     }
 
     fn is_skipped(&self, record: &Record, finite: bool) -> bool {
-        let inner = self.lock();
-        !inner.skips.is_empty() && {
+        self.lock().skips.get(record.position()).is_some_and(|readings| {
             let (stream, shard) = (record.stream().into(), record.shard().clone());
-            let reading = Reading::new(stream, shard, finite, record.delivery());
-            inner.skips.contains(&(reading, record.position().clone()))
-        }
+            readings.contains(&Reading::new(stream, shard, finite, record.delivery()))
+        })
     }
 
     fn skips_any(&self) -> bool {

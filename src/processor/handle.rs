@@ -252,7 +252,7 @@ impl Handle {
             self.0.gate.skip(owned.reading(), position.clone());
             match owned.standing(position) {
                 Standing::Settled => {
-                    self.0.gate.forget_skip(&(owned.reading(), position.clone()));
+                    self.0.gate.forget_skip(&owned.reading(), position);
                     settled += 1;
                 }
                 Standing::Open(lanes) => {
