@@ -34,13 +34,48 @@ enum Call {
 
 type Calling = BoxFuture<'static, (Box<dyn Acker>, Call, Result<(), CommitError>)>;
 
+/// When the calls of a shard's acker are due, and how long one may take.
+struct Pace {
+    /// A commit so long after something was settled.
+    every: Duration,
+    /// Or after so many records.
+    most: u64,
+    timeout: Duration,
+    /// How often leases are extended, where they are.
+    extend_every: Option<Duration>,
+}
+
+impl Pace {
+    fn of(shard: &Shard) -> Self {
+        let (policy, caps) = (shard.core.commit, &shard.caps);
+        let extendable = caps.deadline.filter(|_| caps.extends);
+        let extend_every = extendable.map(|deadline| deadline.min(FAR) / 3);
+        Self {
+            // where it cannot be asked for more time, what is settled must be acknowledged before that is over
+            every: match (caps.acknowledge, caps.deadline) {
+                (Acknowledge::Each, Some(deadline)) if !caps.extends => {
+                    policy.every.min(deadline / 3)
+                }
+                _ => policy.every,
+            },
+            // a source that hands out only so many before it hears of them must hear in time, or it stands still till then
+            most: caps
+                .unsettled
+                .map_or(policy.records, |theirs| policy.records.min((theirs.most / 4).max(1))),
+            // a call that hangs must not outlast the leases that are to be extended
+            timeout: extend_every.map_or(policy.timeout, |every| every.min(policy.timeout)),
+            extend_every,
+        }
+    }
+}
+
 /// Commits until told to finish, and nothing is left to commit.
 pub(crate) async fn commit_loop(
     shard: Arc<Shard>,
     acker: Box<dyn Acker>,
     mut finish: watch::Receiver<bool>,
 ) -> CommitEnd {
-    let policy = shard.core.commit;
+    let Pace { every, most, timeout, extend_every } = Pace::of(&shard);
     let backoff = Retry::exponential().max_attempts(u32::MAX).cap(Duration::from_secs(10));
     let mut idle = Some(acker);
     let mut calling: Option<Calling> = None;
@@ -52,22 +87,6 @@ pub(crate) async fn commit_loop(
     let (mut counted, mut confirmed) = (0, 0);
     let mut failures = 0u32;
     let mut not_before = Instant::now();
-    let extendable = shard.caps.deadline.filter(|_| shard.caps.extends);
-    let extend_every = extendable.map(|deadline| deadline.min(FAR) / 3);
-    // a source that hands out only so many before it hears of them must hear in time, or it stands still till then
-    let most = shard
-        .caps
-        .unsettled
-        .map_or(policy.records, |theirs| policy.records.min((theirs.most / 4).max(1)));
-    // where it cannot be asked for more time, what is settled must be acknowledged before that is over
-    let every = match (shard.caps.acknowledge, shard.caps.deadline) {
-        (Acknowledge::Each, Some(deadline)) if !shard.caps.extends => {
-            policy.every.min(deadline / 3)
-        }
-        _ => policy.every,
-    };
-    // a call that hangs must not outlast the leases that are to be extended
-    let timeout = extend_every.map_or(policy.timeout, |every| every.min(policy.timeout));
     let mut extend_at = extend_every.map(|every| Instant::now() + every);
     let mut extended = false;
 
@@ -139,7 +158,9 @@ pub(crate) async fn commit_loop(
             }
         } else if finishing && !news {
             if let Some(acker) = idle.take() {
-                return CommitEnd::Finished { released: release(acker, policy.timeout).await };
+                return CommitEnd::Finished {
+                    released: release(acker, shard.core.commit.timeout).await,
+                };
             }
         }
         let wake = if idle.is_none() {

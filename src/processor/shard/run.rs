@@ -150,10 +150,10 @@ pub(crate) async fn run_shard(
             }
         }
         if let Some(within) = drain {
-            // a second limit only shortens the first
             // what a broker grants may be as good as for ever
             let within = within.min(FAR);
             let until = Instant::now() + within.saturating_sub(reserve(within));
+            // a second limit only shortens the first
             if limit.is_none_or(|(at, _)| until < at) {
                 limit = Some((until, reserve(within)));
             }
