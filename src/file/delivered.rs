@@ -62,7 +62,10 @@ impl Delivered {
 
     /// Forgets a shard: it was given back in peace, so none of its records killed anybody.
     pub(super) fn forget(&mut self, shard: usize) -> io::Result<()> {
-        self.set(shard, 0)
+        self.set(shard, 0)?;
+        // nor will one that a read yields which was dropped, and whose thread goes on
+        self.below[shard] = u64::MAX;
+        Ok(())
     }
 
     fn set(&mut self, shard: usize, below: u64) -> io::Result<()> {

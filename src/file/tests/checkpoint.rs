@@ -132,6 +132,19 @@ async fn i10_a_record_counts_the_lives_that_died_of_it() {
 }
 
 #[tokio::test]
+async fn i10_a_read_that_ends_behind_the_release_of_its_shard_does_not_count() {
+    let (dir, file) = Dir::with("a\nb\n");
+    let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));
+    for _ in 0..3 {
+        let (mut reader, acker) = one(source()).await;
+        Box::new(acker).release().await.expect("it is ours");
+        // as its thread goes on, when a drain has dropped a read
+        let records = all(&mut reader).await;
+        assert_eq!(records.iter().map(Record::deliveries).collect::<Vec<_>>(), [1, 1]);
+    }
+}
+
+#[tokio::test]
 async fn s3_the_older_owner_of_a_checkpoint_is_fenced() {
     let (dir, file) = Dir::with("a\nb\n");
     let source = || Source::open(&file).checkpoint(dir.path("checkpoint"));
