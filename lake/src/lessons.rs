@@ -44,9 +44,11 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Whether nothing but time mended them: all that were processed were so by the very release that had refused them.
+    /// Whether nothing but time mended them: all that were processed were so by the very release that had refused them. Some
+    /// may have been sent too early and failed again, if nothing is left of them.
     pub fn time_alone_mended(&self) -> bool {
-        self.unchanged > 0 && self.unchanged == self.succeeded && self.failed_again == 0
+        let none_is_left = self.failed_again == 0 || (self.open == 0 && self.dismissed == 0);
+        self.unchanged > 0 && self.unchanged == self.succeeded && none_is_left
     }
 
     /// Whether such an error should say `.transient()`, so that it is retried and never becomes a fault: nothing but time

@@ -559,6 +559,25 @@ async fn lessons_tell_what_time_alone_has_mended() {
     assert!(!lessons[0].deserves_a_retry(), "another release mended the others");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_too_early_hides_no_lesson() {
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let broken = component(&lake, &effects, |n| n < 2);
+    broken.process(numbers(0..10)).await;
+    let sent = || lake.resubmit(all(), by()).release("1.0").most(1);
+    assert_eq!(sent().run(&broken).await.unwrap().failed_again.len(), 1);
+    let mended = component(&lake, &effects, |_| false);
+    assert_eq!(sent().run(&mended).await.unwrap().succeeded, 1);
+    let lesson = lake.lessons(&all()).await.unwrap().remove(0);
+    assert_eq!((lesson.faults, lesson.failed_again, lesson.open, lesson.unchanged), (3, 1, 1, 1));
+    assert!(!lesson.time_alone_mended(), "one that failed again may be open still");
+    assert_eq!(sent().run(&mended).await.unwrap().succeeded, 1);
+    let lesson = lake.lessons(&all()).await.unwrap().remove(0);
+    assert_eq!((lesson.failed_again, lesson.open, lesson.unchanged), (1, 0, 2));
+    assert!(lesson.deserves_a_retry());
+}
+
 /// A lake of many faults, and what its selections and lessons take.
 #[tokio::test(start_paused = true)]
 async fn many_faults_are_looked_at_side_by_side_and_each_object_once() {

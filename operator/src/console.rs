@@ -12,7 +12,7 @@ use crate::text::{Table, escaped_lines, json_escaped};
 /// Where a command prints.
 ///
 /// Colours and progress are for terminals only, and not for those that take no escape codes (`TERM=dumb`); colours not where
-/// `NO_COLOR` is set either (<https://no-color.org>). On a terminal tables are as wide as `COLUMNS` says, where it is exported.
+/// `NO_COLOR` is set either (<https://no-color.org>). Tables are cut to the width of the terminal, or to what `COLUMNS` says.
 pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
@@ -164,5 +164,10 @@ impl Console {
 }
 
 fn columns() -> Option<usize> {
-    std::env::var("COLUMNS").ok()?.parse().ok()
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    told.or_else(|| {
+        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+        // a terminal that knows no size says none
+        Some(usize::from(width.0)).filter(|width| *width > 0)
+    })
 }

@@ -124,6 +124,8 @@ pub(crate) enum Align {
 
 /// A column that is shortened stays at least so wide, unless it was narrower before.
 const LEAST: usize = 20;
+/// And so wide where no other can be left out.
+const LAST: usize = 8;
 /// Between two columns.
 const GAP: usize = 2;
 
@@ -203,13 +205,17 @@ impl Table {
             let needed = shown.iter().map(least).sum::<usize>() + gaps;
             let next = if needed > room { going.next() } else { None };
             let Some(next) = next else {
-                let mut left = room.saturating_sub(needed);
+                let (mut left, mut over) =
+                    (room.saturating_sub(needed), needed.saturating_sub(room));
                 return shown
                     .iter()
                     .map(|column| {
                         let more = (column.1 - least(column)).min(left);
-                        left -= more;
-                        (column.0, least(column) + more)
+                        let less =
+                            if gives(column) { least(column).saturating_sub(LAST) } else { 0 };
+                        let less = less.min(over);
+                        (left, over) = (left - more, over - less);
+                        (column.0, least(column) + more - less)
                     })
                     .collect();
             };
@@ -275,8 +281,9 @@ mod tests {
         assert_eq!(line(Some(55)), "an-id-that-is-whole  fault  a/b    what nobody had tho…");
         assert_eq!(line(Some(54)), "an-id-that-is-whole  a/b    what nobody had thought o…");
         assert_eq!(line(Some(41)), "an-id-that-is-whole  what nobody had tho…");
+        assert_eq!(line(Some(35)), "an-id-that-is-whole  what nobody h…");
         // what is left is needed, however narrow it is
         let text = table.print(Some(7), str::to_owned);
-        assert!(text.ends_with("an-id-that-is-whole  what nobody had tho…\n"), "{text}");
+        assert!(text.ends_with("an-id-that-is-whole  what no…\n"), "{text}");
     }
 }

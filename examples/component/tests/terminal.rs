@@ -64,6 +64,24 @@ fn colours_are_on_a_terminal_that_wants_them_and_nowhere_else() {
 }
 
 #[test]
+fn tables_are_cut_to_the_width_of_the_terminal() {
+    let data = filled("width");
+    let widest = |before: &str, env: &[(&str, &str)]| {
+        let command = format!("{before} {}", line(&data, "faults ls", "2>/dev/null"));
+        let (shown, code) = on_terminal(&command, &[env, &[("NO_COLOR", "1")]].concat());
+        assert_eq!(code, Some(0), "{shown}");
+        shown.lines().map(|line| line.trim_end().chars().count()).max().unwrap()
+    };
+    let whole = widest("stty rows 24 cols 400;", &[]);
+    assert!(whole > 120, "{whole}");
+    let cut = widest("stty rows 24 cols 120;", &[]);
+    assert!(cut > 80 && cut <= 120, "{cut}");
+    let told = widest("stty rows 24 cols 120;", &[("COLUMNS", "80")]);
+    assert!(told <= 80, "{told}");
+    assert_eq!(widest("stty rows 24 cols 0;", &[]), whole, "a terminal that knows no size");
+}
+
+#[test]
 fn progress_is_drawn_on_a_terminal_and_leaves_nothing_behind() {
     let data = filled("progress");
     let (shown, code) = on_terminal(&line(&data, SLOWLY, ""), &[]);
