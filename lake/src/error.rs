@@ -22,6 +22,12 @@ pub enum LakeError {
         /// What it said.
         source: Box<object_store::Error>,
     },
+    /// Something lies in the lake's folder under a name that no object can have (on a disk: one that is not UTF-8, or has a
+    /// line break in it), and the store lists nothing because of it. The source says where. Nothing is lost: writers wait.
+    #[error(
+        "something lies in the lake's folder under a name that no object can have, so nothing can be listed: move it away"
+    )]
+    ForeignName(#[source] Box<object_store::Error>),
     /// A stream, shard or position cannot be made into a name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -75,7 +81,10 @@ pub enum LakeError {
 
 impl LakeError {
     pub(crate) fn store(what: &'static str) -> impl FnOnce(object_store::Error) -> Self {
-        move |source| Self::Store { what, source: Box::new(source) }
+        move |source| match source {
+            object_store::Error::InvalidPath { .. } => Self::ForeignName(Box::new(source)),
+            _ => Self::Store { what, source: Box::new(source) },
+        }
     }
 
     /// The same of what lies in this object: a key that is missing is missing for it.
@@ -99,9 +108,12 @@ impl LakeError {
 
     /// As an error of a step: what the store fails at is retried, all else is of the records.
     pub(crate) fn into_step(self) -> StepError {
-        // a key that is missing says nothing about the records: they are left to the stream
-        let retried =
-            self.is_transient() || matches!(self, LakeError::Key(_) | LakeError::Sealed { .. });
+        // a key that is missing says nothing about the records, nor does a file of others: they are left to the stream
+        let others = matches!(
+            self,
+            LakeError::Key(_) | LakeError::Sealed { .. } | LakeError::ForeignName(_)
+        );
+        let retried = self.is_transient() || others;
         let class = if retried { Class::Transient } else { Class::Fault };
         StepError::new(class, self).with_name("LakeError")
     }

@@ -609,6 +609,52 @@ async fn a_folder_on_disk_is_a_lake() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn l4_what_else_lies_in_a_folder_on_disk_is_skipped_or_named() {
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    type Plant = fn(&Path);
+    let skipped: [Plant; 4] = [
+        |hour| fs::create_dir(hour.join("0-50-59.parquet")).unwrap(),
+        |hour| symlink("nowhere", hour.join("0-60-69.parquet")).unwrap(),
+        |hour| fs::write(hour.join("0-0-9.parquet#1"), "half of one").unwrap(),
+        |hour| fs::write(hour.join("to do"), "x").unwrap(),
+    ];
+    let named: [Plant; 3] = [
+        |hour| fs::write(hour.join("new\nline.parquet"), "x").unwrap(),
+        |hour| fs::write(hour.join(OsStr::from_bytes(b"\xff.parquet")), "x").unwrap(),
+        |hour| fs::create_dir(hour.join("../../da\nte=x")).unwrap(),
+    ];
+    let all = records("orders", "0", 0..20);
+    for (plant, is_skipped) in
+        skipped.map(|plant| (plant, true)).into_iter().chain(named.map(|plant| (plant, false)))
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let hour = folder.path().join("stream=orders/date=2013-01-01/hour=10");
+        let lake = Lake::local(folder.path()).unwrap();
+        write(&writer(&lake, 100), &all[..10]).await;
+        plant(&hour);
+        let mut log = OutcomeLog::new(20);
+        let wrote = writer(&lake, 100).write(&all, &mut log.outcomes()).await;
+        if is_skipped {
+            wrote.unwrap();
+            let report = lake.verify("orders").await.unwrap();
+            assert!(report.records == 20 && report.is_sound(), "{report}");
+            continue;
+        }
+        // the store lists nothing: its records stay in the stream, and whoever reads is told what to do
+        assert_eq!(wrote.unwrap_err().class(), streambreaker::Class::Transient);
+        assert!((0..20).all(|at| !log.is_done(at)));
+        let error = lake.verify("orders").await.unwrap_err();
+        assert!(matches!(error, LakeError::ForeignName(_)) && !error.is_transient(), "{error}");
+        assert!(matches!(lake.manifest("orders").await, Err(LakeError::ForeignName(_))));
+    }
+}
+
 fn any_fail() -> impl Strategy<Value = Fail> {
     prop_oneof![
         6 => Just(Fail::Not),
