@@ -160,10 +160,18 @@ impl Lake {
         for shard in manifest.shards().into_iter().filter(|shard| selection.takes_shard(shard)) {
             let gaps = manifest.gaps(&shard).into_iter().filter(|gap| gap.proven);
             let gaps = gaps.filter_map(|gap| selection.part_of(behind(&gap.after), gap.before));
-            let gaps = gaps.collect();
+            let mut gaps: VecDeque<_> = gaps.collect();
             let oldest = manifest.footers(&shard).next();
-            let begins =
+            let mut begins =
                 oldest.and_then(|oldest| Some((oldest.after.clone()?, oldest.first.clone())));
+            // what was deleted by its age nobody misses but whoever asks for it
+            let asked = begins.take_if(|(stored, _)| selection.begins_before(stored));
+            if let Some((_, first)) = asked {
+                // from where it is asked for
+                if let Some(gap) = selection.part_of(Position::from(0), first) {
+                    gaps.push_front(gap);
+                }
+            }
             shards.insert(shard, Selected { entries: Vec::new(), gaps, begins });
         }
         for entry in manifest.objects {

@@ -182,6 +182,11 @@ impl Selection {
         self.from.is_some() || self.until.is_some()
     }
 
+    /// Whether it is told where it begins, and that is here or before.
+    pub(crate) fn begins_before(&self, position: &Position) -> bool {
+        self.first.as_ref().is_some_and(|first| first <= position)
+    }
+
     /// Of the positions from `from` up to `to`, which is not one of them, those that are meant.
     pub(crate) fn part_of(&self, from: Position, to: Position) -> Option<(Position, Position)> {
         let from = self.first.iter().cloned().fold(from, Ord::max);

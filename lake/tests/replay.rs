@@ -535,6 +535,27 @@ async fn s2_what_is_missing_of_a_selection_is_a_gap_wherever_it_lies_in_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn s2_what_was_deleted_by_its_age_is_a_gap_of_whoever_asks_for_it_by_position() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let paths = of_three_objects(&shaky).await;
+    shaky.remove(&paths[0]).await;
+    let all = || Selection::of("orders");
+    for (selection, found, missing) in [
+        (all().positions(10.into(), 40.into()), 11, gap("10", "30")),
+        (all().positions(10.into(), 20.into()), 0, gap("10", "21")),
+        (all().first(29.into()), 60, gap("29", "30")),
+        (all().first(30.into()), 60, vec![]),
+        // it was deleted on purpose
+        (all(), 60, vec![]),
+        (all().last(40.into()), 11, vec![]),
+    ] {
+        let shown = format!("{selection:?}");
+        assert_eq!(found_and_missing(&lake, selection).await, (found, missing), "{shown}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn s2_what_cannot_be_read_is_a_gap_also_where_a_manifest_knows_it() {
     let shaky = Shaky::default();
     let lake = shaky.lake();
