@@ -133,7 +133,7 @@ impl Opened {
                 (start.min(offset), end.max(offset.saturating_add(len)))
             });
             // a store that is asked for what is not there fails, as if it might do better the next time
-            if start > end || end > parts.len() {
+            if start >= end || end > parts.len() {
                 return Err(Damage::Contents("its offsets"));
             }
             Ok(start..end)

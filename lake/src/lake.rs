@@ -277,22 +277,56 @@ impl Lake {
         range: Range<u64>,
     ) -> Result<Bytes, LakeError> {
         let what = "read a part of an object";
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let found =
-            self.store.get_opts(path, options).await.map_err(|e| Self::missing(path, e, what))?;
-        Self::all_of(found, path, what).await
+        let end = range.end;
+        match self.get_range(path, GetRange::Bounded(range)).await {
+            Ok(found) => Self::all_of(found, path, what).await,
+            Err(error) => {
+                // to ask for what lies beyond its end is an error like any other
+                let known = self.store.head(path).await;
+                if known.is_ok_and(|meta| meta.size < end) {
+                    let why = "it is shorter than it was".to_owned();
+                    return Err(Self::damaged(path, Damage::Torn(why)));
+                }
+                Err(Self::missing(path, error, what))
+            }
+        }
+    }
+
+    async fn get_range(&self, path: &Path, range: GetRange) -> object_store::Result<GetResult> {
+        let options = GetOptions { range: Some(range), ..GetOptions::default() };
+        self.store.get_opts(path, options).await
+    }
+
+    /// The length of an object, and the last bytes of it.
+    async fn tail(&self, path: &Path) -> Result<(u64, Bytes), LakeError> {
+        // bloom filters and metadata of an object of usual size
+        const TAIL: u64 = 128 << 10;
+        let what = "read the end of an object";
+        let found = match self.get_range(path, GetRange::Suffix(TAIL)).await {
+            Ok(found) => found,
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                return Err(Self::missing(path, error, what));
+            }
+            // Azure knows no ranges from the end, and S3 none of what is empty
+            Err(error) => {
+                let failed = |e| Self::missing(path, e, what);
+                let Ok(ObjectMeta { size, .. }) = self.store.head(path).await else {
+                    return Err(failed(error));
+                };
+                if size == 0 {
+                    return Err(Self::damaged(path, Damage::Torn("it is empty".to_owned())));
+                }
+                let range = GetRange::Bounded(size.saturating_sub(TAIL)..size);
+                self.get_range(path, range).await.map_err(failed)?
+            }
+        };
+        let len = found.meta.size;
+        Ok((len, Self::all_of(found, path, what).await?))
     }
 
     /// The metadata of an object, without its records; and what was read for it.
     pub(crate) async fn open(&self, path: &Path) -> Result<(Opened, Parts), LakeError> {
-        // bloom filters and metadata of an object of usual size
-        const TAIL: u64 = 128 << 10;
-        let what = "read the end of an object";
-        let options = GetOptions { range: Some(GetRange::Suffix(TAIL)), ..GetOptions::default() };
-        let found =
-            self.store.get_opts(path, options).await.map_err(|e| Self::missing(path, e, what))?;
-        let len = found.meta.size;
-        let tail = Self::all_of(found, path, what).await?;
+        let (len, tail) = self.tail(path).await?;
         let needed = metadata_len(&tail).map_err(|damage| Self::damaged(path, damage))?;
         let mut parts = Parts::tail(len, tail);
         let start = len.saturating_sub(needed);

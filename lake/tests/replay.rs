@@ -607,6 +607,41 @@ async fn s2_what_is_gone_when_a_replay_is_resumed_is_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn l4_an_object_that_is_cut_off_while_it_is_read_is_damage_and_has_an_end() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let all: Vec<Record> = (0..25_000u64)
+        .map(|n| {
+            let noise = Uuid::new_v5(&Uuid::NAMESPACE_OID, &n.to_be_bytes()).to_string();
+            Record::new("orders", "0", Position::from(n), noise).with_arrival(TEN)
+        })
+        .collect();
+    write(&lake, &all).await;
+    let path = shaky.paths().await.remove(0);
+    let whole = shaky.bytes_of(&path).await;
+    let mut source = lake.replay(Selection::of("orders"));
+    let progress = source.progress();
+    let Some(Change::Assigned { mut reader, .. }) = source.next().await.unwrap() else {
+        panic!("there is a shard");
+    };
+    let (mut found, mut gaps) = (0, Vec::new());
+    loop {
+        match reader.read(Room { records: 1_000, bytes: 1 << 20 }).await.unwrap() {
+            Read::Records { records, .. } => found += records.len(),
+            Read::Gap { from, to } => gaps.push((from, to)),
+            _ => break,
+        }
+        shaky.put_bytes(&path, whole.slice(..1_000)).await;
+    }
+    // what was at hand is yielded: the first group, and the last, which came with the end of the object
+    assert_eq!((found, gaps), (15_000, vec![(10_000.into(), 20_000.into())]));
+    assert_eq!(
+        progress.counts().damaged,
+        [(path, Damage::Torn("it is shorter than it was".into()))]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn l4_a_group_whose_bytes_changed_is_never_yielded() {
     let shaky = Shaky::default();
     let lake = shaky.lake();

@@ -484,6 +484,39 @@ async fn l4_an_answer_that_is_cut_off_is_no_damage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_knows_no_ranges_from_the_end_is_a_lake() {
+    let shaky = Shaky::default();
+    shaky.knows_no_suffix();
+    let lake = shaky.lake();
+    for items in [0..10, 10..20] {
+        write(&writer(&lake, 10), &records("orders", "0", items)).await;
+    }
+    let report = lake.verify("orders").await.unwrap();
+    assert_eq!((report.records, &*report.findings), (20, &[][..]));
+    assert_eq!(lake.dry_run(&Selection::of("orders")).await.unwrap().records, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_an_empty_object_is_damage_also_where_a_range_of_it_is_an_error() {
+    for knows_suffix in [true, false] {
+        let shaky = Shaky::default();
+        if !knows_suffix {
+            shaky.knows_no_suffix();
+        }
+        let lake = shaky.lake();
+        write(&writer(&lake, 100), &records("orders", "0", 0..10)).await;
+        let path = "stream=orders/date=2013-01-01/hour=10/0-20-29.parquet";
+        shaky.put_bytes(path, "").await;
+        let manifest = lake.manifest("orders").await.unwrap();
+        assert_eq!((manifest.objects.len(), manifest.damaged.len()), (1, 1));
+        let report = lake.verify("orders").await.unwrap();
+        assert_eq!((report.records, report.findings.len()), (10, 1), "{report}");
+        let counts = lake.dry_run(&Selection::of("orders")).await.unwrap();
+        assert_eq!((counts.records, counts.damaged.len()), (10, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn l4_a_list_that_shows_an_object_twice_makes_one_of_it() {
     let shaky = Shaky::default();
     let lake = shaky.lake();

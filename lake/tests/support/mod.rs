@@ -14,8 +14,9 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult,
 };
 use streambreaker::clock::PausedClock;
 use streambreaker::memory::Stream;
@@ -62,6 +63,7 @@ struct Inner {
     cut: AtomicUsize,
     /// Whether lists show each object twice.
     lists_twice: AtomicBool,
+    knows_no_suffix: AtomicBool,
     bytes_read: AtomicU64,
     listed: Arc<AtomicUsize>,
     /// Objects that lists do not show yet.
@@ -127,6 +129,11 @@ impl Shaky {
     /// Of the next reads of an object so many end in the middle, as if that were all.
     pub(crate) fn cuts(&self, reads: usize) {
         self.0.cut.store(reads, Ordering::SeqCst);
+    }
+
+    /// It knows no ranges from the end, as Azure does not.
+    pub(crate) fn knows_no_suffix(&self) {
+        self.0.knows_no_suffix.store(true, Ordering::SeqCst);
     }
 
     /// Lists show each object twice.
@@ -281,6 +288,16 @@ impl ObjectStore for Shaky {
             return Err(broken());
         }
         self.read()?;
+        if let Some(GetRange::Suffix(_)) = options.range {
+            if self.0.knows_no_suffix.load(Ordering::SeqCst) {
+                let source = "no ranges from the end".into();
+                return Err(object_store::Error::NotSupported { source });
+            }
+            // as of S3: 416 Range Not Satisfiable
+            if self.0.store.head(location).await?.size == 0 {
+                return Err(broken());
+            }
+        }
         let found = self.0.store.get_opts(location, options).await?;
         self.0.bytes_read.fetch_add(found.range.end - found.range.start, Ordering::SeqCst);
         if takes_one(&self.0.cut) {
