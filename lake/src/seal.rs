@@ -222,6 +222,10 @@ impl<K: KeyProvider + ?Sized> KeyProvider for Arc<K> {
 /// A sealed payload begins with this: the version of its form.
 const FORM: u8 = 1;
 const NONCE: usize = 12;
+const TAG: usize = 16;
+
+/// By how many bytes what is sealed is longer than before.
+pub(crate) const LONGER: usize = 1 + NONCE + TAG;
 
 /// Where a record lies: authenticated with its payload, so that one that is moved elsewhere does not open.
 fn place(record: &Record) -> Vec<u8> {

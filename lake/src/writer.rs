@@ -30,9 +30,9 @@ use crate::encode::{Encoded, Stored, encode};
 use crate::error::LakeError;
 use crate::index::Index;
 use crate::lake::{Lake, Listed, blocking};
-use crate::name::{NameError, ObjectName, TURNS, hour_number, position_name};
+use crate::name::{ObjectName, TURNS, hour_number, position_name};
 use crate::read::count_damaged;
-use crate::seal::Opener;
+use crate::seal::{LONGER, Opener};
 
 /// Stores records: a [`Sink`] of [`Record`]s that is run by an ordinary processor with no logic but storing.
 ///
@@ -197,7 +197,7 @@ impl LakeWriter {
     ) -> impl Fn(Flow<Input>) -> BoxedFlow<Record> + Send + Sync + 'static + use<> {
         let (writer, store) = (self.clone(), store.clone());
         move |flow| {
-            let Limits { items, bytes } = writer.limits;
+            let Limits { items, bytes } = writer.limits();
             flow.with_unreadable()
                 .map(|received: Received| received.record().clone())
                 .bulk_write(&store, writer.clone())
@@ -231,10 +231,9 @@ impl LakeWriter {
         let mut waiting = VecDeque::from([left]);
         while let Some(batch) = waiting.pop_front() {
             let mut batch = self.adopt(shard, items, batch, outcomes).await?;
-            // any of them may come to name an object; one that cannot must not take its neighbours along
-            batch.retain(|at| match unnamable(items[*at].position()) {
+            batch.retain(|at| match self.unfit(&items[*at]) {
                 Some(error) => {
-                    outcomes.reject(*at, error);
+                    outcomes.failed(*at, error);
                     false
                 }
                 None => true,
@@ -248,6 +247,21 @@ impl LakeWriter {
         // what was looked into is behind us, mostly for good
         shard.open.clear();
         Ok(())
+    }
+
+    /// Why a record cannot be stored: it must not take its neighbours along.
+    fn unfit(&self, record: &Record) -> Option<StepError> {
+        let most = self.lake.bounds.record_bytes;
+        let sealed = if self.lake.keys.is_some() { LONGER } else { 0 };
+        if (record.size() + sealed) as u64 > most {
+            let text =
+                format!("{} bytes; the lake's bounds let none above {most} be read", record.size());
+            return Some(StepError::new(Class::Fault, text).with_name("RecordTooLarge"));
+        }
+        // any of them may come to name an object; a number of 64 bits always can
+        let position = record.position();
+        let error = position.as_u64().is_none().then(|| position_name(position).err());
+        error.flatten().map(|error| StepError::new(Class::Fault, error).with_name("NameError"))
     }
 
     /// Finishes the object whose write is not known to have ended.
@@ -443,12 +457,6 @@ fn runs(items: &[Record], batch: Vec<usize>, stored: &Index, hours: i64) -> Vec<
     runs
 }
 
-/// Why no object can be named after this position.
-fn unnamable(position: &Position) -> Option<NameError> {
-    // a number of 64 bits always can
-    position.as_u64().is_none().then(|| position_name(position).err()).flatten()
-}
-
 /// Whether two records are the same, however they were delivered.
 pub(crate) fn same(a: &Record, b: &Record) -> bool {
     a.stream() == b.stream()
@@ -468,7 +476,9 @@ fn taken() -> StepError {
 #[async_trait]
 impl Sink<Record> for LakeWriter {
     fn limits(&self) -> Limits {
-        self.limits
+        // an object of more could not be read again
+        let most = usize::try_from(self.lake.bounds.records).unwrap_or(usize::MAX);
+        Limits { items: self.limits.items.min(most), ..self.limits }
     }
 
     fn size(&self, record: &Record) -> usize {

@@ -12,7 +12,7 @@ use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::source::{Change, Read, Reader, Room};
 use streambreaker::{By, Class, Delivery, Position, Record, RunError, Source, memory};
 use streambreaker_lake::{
-    Damage, FaultLake, FaultSelection, Key, KeyError, KeyProvider, Keys, Lake, LakeError,
+    Bounds, Damage, FaultLake, FaultSelection, Key, KeyError, KeyProvider, Keys, Lake, LakeError,
     LakeWriter, Selection,
 };
 use support::{Shaky, TEN, records};
@@ -168,6 +168,20 @@ async fn l2_l11_the_same_records_make_the_same_sealed_object_and_are_adopted() {
     let log = write(&one.lake().with_keys(both()), &all[10..25]).await;
     assert!((0..15).all(|at| log.is_done(at)));
     assert_eq!(one.paths().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_l5_what_would_be_too_large_when_it_is_sealed_is_not_stored() {
+    let shaky = Shaky::default();
+    let bounds = Bounds { record_bytes: 100, ..Bounds::default() };
+    let lake = shaky.lake().with_bounds(bounds).with_keys(old());
+    let of = |position: u64, bytes: usize| {
+        Record::new("orders", "0", Position::from(position), vec![b'x'; bytes]).with_arrival(TEN)
+    };
+    let log = write(&lake, &[of(1, 71), of(2, 72)]).await;
+    assert_eq!((log.is_done(0), log.is_done(1)), (true, false));
+    assert_eq!(read(&lake).await.unwrap(), 1);
+    assert!(lake.verify("orders").await.unwrap().findings.is_empty());
 }
 
 struct Flaky(AtomicUsize);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{Position, Record, Shutdown};
-use streambreaker_lake::{Damage, Finding, Lake, LakeError, LakeWriter, Selection};
+use streambreaker_lake::{Bounds, Damage, Finding, Lake, LakeError, LakeWriter, Selection};
 use support::{Fail, Shaky, record, records, store, storing, stream_of};
 
 /// A writer of small objects.
@@ -620,6 +620,27 @@ async fn l3_a_position_that_gives_no_name_is_a_fault_of_its_record_alone() {
     }
     let report = lake.verify("orders").await.unwrap();
     assert_eq!((report.records, report.is_sound()), (6, true), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_l5_what_could_not_be_read_again_is_not_stored() {
+    let shaky = Shaky::default();
+    let bounds = Bounds { records: 4, record_bytes: 100, ..Bounds::default() };
+    let lake = shaky.lake().with_bounds(bounds);
+    let mut all = records("orders", "0", 0..10);
+    all[5] =
+        Record::new("orders", "0", Position::from(5), vec![b'x'; 101]).with_arrival(support::TEN);
+    let stream = stream_of("orders", &all);
+    stream.close();
+    let (processor, faults) = storing(&stream, &writer(&lake, 1_000));
+    processor.run(Shutdown::never()).await.unwrap();
+    assert!(stream.is_settled("lake"));
+    let faulted: Vec<_> =
+        faults.events().iter().map(|f| f.records[0].record.position().clone()).collect();
+    assert_eq!(faulted, [Position::from(5)]);
+    let report = lake.verify("orders").await.unwrap();
+    assert_eq!((report.records, &*report.findings), (9, &[][..]), "{report}");
+    assert_eq!(lake.dry_run(&Selection::of("orders")).await.unwrap().records, 9);
 }
 
 #[tokio::test]
