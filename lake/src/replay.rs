@@ -26,9 +26,10 @@ use uuid::Uuid;
 
 use crate::error::LakeError;
 use crate::lake::Lake;
-use crate::manifest::ManifestEntry;
+use crate::manifest::{Manifest, ManifestEntry};
 use crate::name::shard_folder;
 use crate::read::{Counts, Progress, ShardRecords};
+use crate::schema::Footer;
 use crate::select::{Selection, behind};
 
 /// What a dry run found: nothing was sent anywhere, and nothing written.
@@ -152,27 +153,19 @@ impl Lake {
         selection: &Selection,
         progress: &Progress,
     ) -> Result<BTreeMap<ShardId, Selected>, LakeError> {
-        let manifest = self.manifest(selection.stream()).await?;
+        let mut manifest = self.manifest(selection.stream()).await?;
         for (path, damage) in manifest.damaged.clone() {
             progress.note_damaged(path, damage);
         }
         let mut shards: BTreeMap<ShardId, Selected> = BTreeMap::new();
         for shard in manifest.shards().into_iter().filter(|shard| selection.takes_shard(shard)) {
-            let gaps = manifest.gaps(&shard).into_iter().filter(|gap| gap.proven);
-            let gaps = gaps.filter_map(|gap| selection.part_of(behind(&gap.after), gap.before));
-            let mut gaps: VecDeque<_> = gaps.collect();
-            let oldest = manifest.footers(&shard).next();
-            let mut begins =
-                oldest.and_then(|oldest| Some((oldest.after.clone()?, oldest.first.clone())));
-            // what was deleted by its age nobody misses but whoever asks for it
-            let asked = begins.take_if(|(stored, _)| selection.begins_before(stored));
-            if let Some((_, first)) = asked {
-                // from where it is asked for
-                if let Some(gap) = selection.part_of(Position::from(0), first) {
-                    gaps.push_front(gap);
-                }
-            }
-            shards.insert(shard, Selected { entries: Vec::new(), gaps, begins });
+            let selected = Selected::of(&manifest, &shard, selection);
+            shards.insert(shard, selected);
+        }
+        let mut ends: BTreeMap<ShardId, Position> = BTreeMap::new();
+        for object in &manifest.objects {
+            let end = ends.entry(ShardId::from(&*object.footer.shard)).or_insert(0.into());
+            *end = object.footer.last.clone().max(end.clone());
         }
         for entry in manifest.objects {
             if selection.may_be_in(&entry.footer) {
@@ -181,17 +174,20 @@ impl Lake {
                 }
             }
         }
-        for Selected { entries, gaps, .. } in shards.values_mut() {
-            progress.note_objects(entries);
+        for selected in shards.values_mut() {
+            progress.note_objects(&selected.entries);
             if selection.is_of_a_time() {
-                // when the rest arrived nobody knows
-                let ends = entries.first().zip(entries.last());
-                let between = |from: &Position, to: &Position| {
-                    ends.is_some_and(|(first, last)| {
-                        first.footer.first <= *from && *to <= last.footer.last
-                    })
-                };
-                gaps.retain(|(from, to)| between(from, to));
+                selected.leave_out_what_may_be_of_another_time();
+            }
+        }
+        // what is gone from the end nothing that is there tells of
+        manifest.missing.sort_by(|a, b| a.footer.first.cmp(&b.footer.first));
+        for gone in manifest.missing.iter().filter(|gone| selection.may_be_in(&gone.footer)) {
+            let shard = ShardId::from(gone.footer.shard.as_str());
+            let Footer { first, last, .. } = &gone.footer;
+            if ends.get(&shard).is_none_or(|end| end < first) {
+                let gaps = &mut shards.entry(shard).or_default().gaps;
+                gaps.extend(selection.part_of(first.clone(), behind(last)));
             }
         }
         shards.retain(|_, selected| !(selected.entries.is_empty() && selected.gaps.is_empty()));
@@ -200,12 +196,44 @@ impl Lake {
 }
 
 /// What is selected of a shard.
+#[derive(Default)]
 pub(crate) struct Selected {
     pub(crate) entries: Vec<ManifestEntry>,
     /// Where records are missing that are meant: the first position, and the first behind them.
     gaps: VecDeque<(Position, Position)>,
     /// The last position that was stored before all that is there, and the first that is there.
     begins: Option<(Position, Position)>,
+}
+
+impl Selected {
+    /// What is known to be missing of a shard; without its objects.
+    fn of(manifest: &Manifest, shard: &ShardId, selection: &Selection) -> Self {
+        let gaps = manifest.gaps(shard).into_iter().filter(|gap| gap.proven);
+        let gaps = gaps.filter_map(|gap| selection.part_of(behind(&gap.after), gap.before));
+        let mut gaps: VecDeque<_> = gaps.collect();
+        let oldest = manifest.footers(shard).next();
+        let mut begins =
+            oldest.and_then(|oldest| Some((oldest.after.clone()?, oldest.first.clone())));
+        // what was deleted by its age nobody misses but whoever asks for it
+        let asked = begins.take_if(|(stored, _)| selection.begins_before(stored));
+        if let Some((_, first)) = asked {
+            // from where it is asked for
+            if let Some(gap) = selection.part_of(Position::from(0), first) {
+                gaps.push_front(gap);
+            }
+        }
+        Self { entries: Vec::new(), gaps, begins }
+    }
+
+    /// Between two objects of a time what is missing is of that time; when the rest arrived nobody knows.
+    fn leave_out_what_may_be_of_another_time(&mut self) {
+        let ends = self.entries.first().zip(self.entries.last());
+        let ends = ends.map(|(first, last)| (&first.footer.first, &last.footer.last));
+        let between = |from: &Position, to: &Position| {
+            ends.is_some_and(|(first, last)| first <= from && to <= last)
+        };
+        self.gaps.retain(|(from, to)| between(from, to));
+    }
 }
 
 impl LakeSource {

@@ -72,8 +72,8 @@ use crate::seal::{LONGER, Opener};
 ///
 /// # Errors
 /// What the store fails at is transient: retried within the resource's budget, then left to the stream. A record that
-/// cannot be stored at all is a fault of that record: its stream, shard or position gives no name, or its position is taken
-/// by a record of other content.
+/// cannot be stored at all is a fault of that record: its stream, shard or position gives no name, its position is taken by a
+/// record of other content, or it is larger than the lake's [`Bounds`](crate::Bounds) let anybody read again.
 pub struct LakeWriter {
     lake: Lake,
     envelope: Arc<dyn Envelope>,

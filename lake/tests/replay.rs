@@ -556,6 +556,44 @@ async fn s2_what_was_deleted_by_its_age_is_a_gap_of_whoever_asks_for_it_by_posit
 }
 
 #[tokio::test(start_paused = true)]
+async fn s2_what_a_manifest_knows_to_be_gone_from_the_end_is_a_gap() {
+    let shaky = Shaky::default();
+    let lake = shaky.lake();
+    let paths = of_three_objects(&shaky).await;
+    write(&lake, &records("orders", "1", 0..10)).await;
+    // which writes down what is there
+    assert!(lake.verify("orders").await.unwrap().is_sound());
+    let all = || Selection::of("orders");
+    assert_eq!(found_and_missing(&lake, all()).await, (100, vec![]));
+    shaky.remove(&paths[1]).await;
+    shaky.remove(&paths[2]).await;
+    let minute = |n: u64| TEN.plus(Duration::from_secs(60 * n));
+    for (selection, found, missing) in [
+        (all().shard("0"), 30, [gap("30", "60"), gap("60", "90")].concat()),
+        (
+            all().shard("0").positions(20.into(), 70.into()),
+            10,
+            [gap("30", "60"), gap("60", "71")].concat(),
+        ),
+        (all().shard("0").from(minute(65)), 0, gap("60", "90")),
+        (all().shard("0").until(minute(25)), 25, vec![]),
+        (all().shard("1"), 10, vec![]),
+    ] {
+        let shown = format!("{selection:?}");
+        assert_eq!(found_and_missing(&lake, selection).await, (found, missing), "{shown}");
+    }
+    // and where a shard is gone as a whole
+    for path in shaky.paths().await.iter().filter(|path| path.ends_with("/1-0-9.parquet")) {
+        shaky.remove(path).await;
+    }
+    assert_eq!(found_and_missing(&lake, all().shard("1")).await, (0, gap("0", "10")));
+    let mut manifest = lake.manifest("orders").await.unwrap();
+    manifest.forget_missing();
+    lake.store_manifest(&manifest).await.unwrap();
+    assert_eq!(found_and_missing(&lake, all()).await, (30, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn s2_what_cannot_be_read_is_a_gap_also_where_a_manifest_knows_it() {
     let shaky = Shaky::default();
     let lake = shaky.lake();
