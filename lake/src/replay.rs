@@ -82,8 +82,8 @@ pub type DryRun = Counts;
 /// that must not happen again stands behind a [`not_in_replay`](streambreaker::Flow::not_in_replay).
 ///
 /// # What cannot be read
-/// It is skipped and reported: in a warning, in [`Progress`], and, where the writer knew of records in between, as a gap in
-/// the report of the run.
+/// It is skipped and reported: in a warning, in [`Progress`], and, where it is known that there were records, as a gap in the
+/// report of the run. So is what is missing of the selection, as far as its neighbours or a stored manifest tell.
 #[must_use = "a source does nothing unless it is read from"]
 pub struct LakeSource {
     replay: Replay,
