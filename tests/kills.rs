@@ -25,10 +25,18 @@ fn poison(n: u64) -> bool {
 }
 
 /// One life: decodes, groups by two, and writes; it waits wherever it can, and every fifth number is poison.
-fn life(stream: &Stream, faults: &Collect<FaultEvent>, seen: &Seen, db: &Resource) -> Processor {
+fn life(
+    stream: &Stream,
+    each: bool,
+    faults: &Collect<FaultEvent>,
+    seen: &Seen,
+    db: &Resource,
+) -> Processor {
+    let consumer = stream.consumer("g");
+    let consumer = if each { consumer.each(Duration::from_secs(10)) } else { consumer };
     let (seen, db) = (seen.clone(), db.clone());
     Processor::builder("p")
-        .source(stream.consumer("g"))
+        .source(consumer)
         .faults(faults.clone())
         .commit_every(Duration::from_millis(3), 2)
         .in_flight(6, 1 << 20)
@@ -77,6 +85,15 @@ fn number(record: &Record) -> u64 {
 
 #[test]
 fn t6_s6_killed_in_any_turn_every_unit_is_settled_or_not_and_the_next_life_does_the_rest() {
+    killed_in_any_turn(false);
+}
+
+#[test]
+fn t6_s6_one_by_one_killed_in_any_turn_the_next_life_does_the_rest() {
+    killed_in_any_turn(true);
+}
+
+fn killed_in_any_turn(each: bool) {
     let (mut turn, mut survived, mut amidst) = (0, false, 0);
     while !survived {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,7 +111,7 @@ fn t6_s6_killed_in_any_turn_every_unit_is_settled_or_not_and_the_next_life_does_
             .build()
             .unwrap();
         runtime.block_on(async {
-            let processor = life(&stream, &faults, &seen, &db);
+            let processor = life(&stream, each, &faults, &seen, &db);
             let run = tokio::spawn(async move { processor.run(Shutdown::never()).await });
             for step in 1..=turn {
                 if run.is_finished() {
@@ -123,7 +140,7 @@ fn t6_s6_killed_in_any_turn_every_unit_is_settled_or_not_and_the_next_life_does_
             .build()
             .unwrap();
         let report = runtime.block_on(async {
-            life(&stream, &faults, &seen, &db).run(Shutdown::never()).await.unwrap()
+            life(&stream, each, &faults, &seen, &db).run(Shutdown::never()).await.unwrap()
         });
         assert!(stream.is_settled("g"), "killed in turn {turn}: {report}");
         assert_eq!(report.unsettled(), 0, "killed in turn {turn}: {report}");
