@@ -39,7 +39,8 @@ pub enum Acknowledge {
     /// By a position: everything up to and with it. What is returned stays, and is fed again by the
     /// lane (Kafka, Kinesis, files).
     Prefix,
-    /// Record by record: what is returned is given back with a delay (SQS, NATS, RabbitMQ).
+    /// Record by record: what one pipeline returns is given back with a delay, and comes again to all of them (SQS, NATS,
+    /// RabbitMQ).
     Each,
 }
 
