@@ -105,8 +105,13 @@ async fn what_goes_by_in_any_order_is_told_from_its_lowest_position_to_its_highe
         .disable(["search"])
         .build()
         .unwrap();
-    let records = [7u64, 3, 9, 5].map(|n| Record::new("s", "0", Position::from(n), n.to_string()));
-    assert_eq!(processor.process(records).await.settled.len(), 4);
+    let record = |n: u64| Record::new("s", "0", Position::from(n), n.to_string());
+    let sent =
+        Delivery::Resubmit { fault: uuid::Uuid::from_u128(8), attempt: 1, part: PartPath::whole() };
+    // what is sent again was not meant for it
+    let first = [1, 12].map(|n| record(n).with_delivery(sent.clone()));
+    let records = first.into_iter().chain([7, 3, 9, 5].map(record));
+    assert_eq!(processor.process(records).await.settled.len(), 6);
     let search = processor.handle().status().pipelines["search"].records.clone();
     let [passed_by] = &search.passed_by[..] else { panic!("{search:?}") };
     assert_eq!((&*passed_by.first, &*passed_by.last), ("3", "9"));

@@ -62,12 +62,12 @@ impl Core {
     /// These go by the pipelines that are disabled; what is replayed or resubmitted was not meant for them.
     pub(crate) fn note_passed_by(&self, stream: &Arc<str>, shard: &ShardId, records: &[Record]) {
         let disabled = || self.pipelines.iter().filter(|pipeline| !pipeline.enabled);
-        let live = records.first().is_some_and(|record| record.delivery().is_live());
-        if !live || disabled().next().is_none() {
+        if disabled().next().is_none() {
             return;
         }
         // not the first and the last: where records are acknowledged one by one they come in any order
-        let positions = || records.iter().map(Record::position);
+        let live = || records.iter().filter(|record| record.delivery().is_live());
+        let positions = || live().map(Record::position);
         let (Some(first), Some(last)) = (positions().min(), positions().max()) else { return };
         let mut book = self.book();
         match book.passed_by.entry((stream.clone(), shard.clone())) {
