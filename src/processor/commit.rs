@@ -198,7 +198,11 @@ pub(crate) async fn commit_loop(
                     (Call::Through(position), false) => {
                         confirmed = counted;
                         committed = Some(position.clone());
-                        *shard.committed() = Some(position);
+                        {
+                            // a later assignment may have come further, while this one was taken away
+                            let mut highest = shard.committed();
+                            *highest = highest.take().max(Some(position));
+                        }
                         shard.core.note_commit(&shard);
                     }
                     (Call::Each(sent), true) => {
