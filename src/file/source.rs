@@ -27,7 +27,8 @@ use crate::source::{self, Acknowledge, Caps, Change, SourceError};
 /// # Lines
 /// A line ends with `\n`, or with the file; all other bytes belong to it as they are, also `\r`, NUL and a
 /// byte order mark. Empty lines, with or without `\r`, are no events. In a file that is followed, a line
-/// without `\n` is not complete yet. A line above [`max_line`](Source::max_line) is not held; a record
+/// without `\n` is not complete yet; in one that is not, what there is of the last line is taken as a line, so a file that is
+/// still written to has to be followed, or the rest of that line never comes. A line above [`max_line`](Source::max_line) is not held; a record
 /// without payload stands for it that carries the header [`UNREADABLE`](source::UNREADABLE), in shard 0.
 ///
 /// # Positions and arrival
