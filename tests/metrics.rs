@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use streambreaker::memory::{self, Stream};
+use streambreaker::memory::{self, Inject, Stream};
 use streambreaker::prelude::*;
 use streambreaker::sink::{Limits, Outcomes};
 use streambreaker::{FaultEvent, Sink};
@@ -179,6 +179,56 @@ fn over_two_hundred_shards_the_rest_is_other_and_shows_the_worst_of_them() {
             running.await.unwrap().unwrap();
             let left = gauges("streambreaker_in_flight_records");
             assert_eq!(left.values().sum::<f64>(), 0.0, "what was given up says zero");
+        });
+    });
+}
+
+#[test]
+fn while_commits_fail_the_reader_waits_for_a_commit_and_no_more_when_they_go_through() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let waits = || -> BTreeMap<String, f64> {
+        let all = snapshotter.snapshot().into_vec().into_iter();
+        all.filter_map(|(key, _, _, value)| {
+            let key = key.key();
+            let name = match key.labels().find(|label| label.key() == "for") {
+                Some(what) => what.value().to_owned(),
+                None if key.name() == "streambreaker_source_waiting" => "source".to_owned(),
+                None => return None,
+            };
+            let DebugValue::Gauge(n) = value else { return None };
+            (n.into_inner() > 0.0).then(|| (name, n.into_inner()))
+        })
+        .collect()
+    };
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let stream = Stream::new("numbers", 1);
+            for n in 0..1_000u64 {
+                stream.push(n.to_string());
+            }
+            stream.inject(Inject::CommitErrors(20));
+            let processor = Processor::builder("p")
+                .source(stream.consumer("g"))
+                .faults(memory::faults())
+                .in_flight(10, 1 << 20)
+                .commit_every(Duration::from_secs(1), 10)
+                .pipeline("all", |flow| flow.json::<u64>())
+                .build()
+                .unwrap();
+            let running = tokio::spawn(async move { processor.run(Shutdown::never()).await });
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let commit = ["commit", "source"].map(|name| (name.to_owned(), 1.0));
+            assert_eq!(waits(), BTreeMap::from(commit));
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            assert_eq!(waits(), BTreeMap::new());
+            assert!(stream.is_settled("g"));
+            running.abort();
         });
     });
 }
