@@ -163,7 +163,9 @@ where
         let exit = match (&failed, report.exit_code()) {
             (Some(failed), _) => failed.exit,
             (None, 1) => Exit::Failed,
-            (None, 0) if !report.stopped && counts.damaged.is_empty() => Exit::Done,
+            (None, 0) if !report.stopped && counts.damaged.is_empty() && report.gaps.is_empty() => {
+                Exit::Done
+            }
             _ => Exit::Partly,
         };
         Ok(Sent { run, counts, report, exit })

@@ -114,6 +114,11 @@ async fn what_is_deleted_is_missed_until_somebody_says_that_it_was_on_purpose() 
     let found = world.ask(&verify).await;
     found.says(Exit::No, &["lake forget"]);
     assert!(found.out.contains("not sound") && found.out.contains(path), "{}", found.out);
+    // a replay that lacks it is not all that was asked for
+    let replay = ["replay", "--send", "--why", "a test", "--who", "ada", "--json"];
+    let replayed = world.ask(&replay).await;
+    assert_eq!(replayed.exit, Exit::Partly);
+    assert_eq!(replayed.document()["report"]["gaps"].as_array().unwrap().len(), 1);
 
     let forget = ["lake", "forget", "orders"];
     let dry = world.ask(&forget).await;
