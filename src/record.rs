@@ -238,6 +238,8 @@ pub enum Delivery {
         attempt: u32,
         /// The part of the record that faulted; only this part passes a `split`.
         part: PartPath,
+        /// The replay that made the fault; none where it came from the stream. What is muted in a replay is muted for it, too.
+        run: Option<Uuid>,
     },
 }
 
@@ -247,9 +249,18 @@ impl Delivery {
         matches!(self, Delivery::Live)
     }
 
-    /// Whether this is [`Delivery::Replay`].
+    /// Whether this is from a replay: [`Delivery::Replay`], or a fault that one made, which is sent again.
     pub fn is_replay(&self) -> bool {
-        matches!(self, Delivery::Replay { .. })
+        self.run().is_some()
+    }
+
+    /// The replay that this is from, also where a fault that it made is sent again.
+    pub fn run(&self) -> Option<Uuid> {
+        match self {
+            Delivery::Live => None,
+            Delivery::Replay { run } => Some(*run),
+            Delivery::Resubmit { run, .. } => *run,
+        }
     }
 }
 

@@ -120,6 +120,7 @@ fn again(fault: &FaultEvent) -> Vec<Record> {
                 fault: fault.id,
                 attempt,
                 part,
+                run: None,
             })
         })
         .collect()

@@ -70,7 +70,8 @@ fn cases() -> Vec<(&'static str, FaultEvent)> {
     }
 
     let part = PartPath::new(&[1, 0]);
-    let resubmit = Delivery::Resubmit { fault: Uuid::from_u128(7), attempt: 2, part: part.clone() };
+    let resubmit =
+        Delivery::Resubmit { fault: Uuid::from_u128(7), attempt: 2, part: part.clone(), run: None };
     let resubmit = fault(
         "json",
         Class::Panic,

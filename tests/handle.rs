@@ -138,7 +138,8 @@ async fn a_record_that_is_returned_for_ever_can_be_skipped() {
     mended.store(true, Ordering::Relaxed);
     let record = faults.events()[0].records[0].record.clone();
     let (fault, part) = (faults.events()[0].id, PartPath::whole());
-    let again = record.clone().with_delivery(Delivery::Resubmit { fault, attempt: 1, part });
+    let again =
+        record.clone().with_delivery(Delivery::Resubmit { fault, attempt: 1, part, run: None });
     let done = processor.process([again]).await;
     assert_eq!((done.settled.len(), done.faulted.len()), (1, 0));
     let replay = Stream::new("numbers", 1);
@@ -183,7 +184,8 @@ async fn a_record_is_skipped_in_the_stream_and_not_in_what_runs_beside_it() {
         replay.push_record(record).unwrap();
     }
     replay.close();
-    let sent = of(Delivery::Resubmit { fault: run, attempt: 1, part: PartPath::whole() });
+    let sent =
+        of(Delivery::Resubmit { fault: run, attempt: 1, part: PartPath::whole(), run: None });
     let live = processor.run(Shutdown::never());
     let beside = async {
         tokio::join!(

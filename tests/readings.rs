@@ -87,7 +87,8 @@ async fn what_is_sent_again_and_what_a_host_gives_is_counted_beside_the_stream_i
     secs(1).await;
     // in any order, and while those of the stream are in flight
     let given = |n: u64| Record::new("numbers", "0", Position::from(n), n.to_string());
-    let sent = Delivery::Resubmit { fault: Uuid::nil(), attempt: 1, part: PartPath::whole() };
+    let sent =
+        Delivery::Resubmit { fault: Uuid::nil(), attempt: 1, part: PartPath::whole(), run: None };
     let batches = [
         vec![given(2), given(0)],
         vec![given(3).with_delivery(sent.clone()), given(1).with_delivery(sent)],

@@ -42,7 +42,7 @@ async fn l8_a_group_comes_back_whole_although_groups_have_become_smaller() {
         .into_iter()
         .map(|record| {
             let part = streambreaker::PartPath::whole();
-            record.with_delivery(Delivery::Resubmit { fault, attempt: 1, part })
+            record.with_delivery(Delivery::Resubmit { fault, attempt: 1, part, run: None })
         })
         .collect();
     sizes.lock().unwrap().clear();

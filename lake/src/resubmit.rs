@@ -503,7 +503,7 @@ impl Resubmission {
         // those that were too large for the fault are read for it alone: there may be many
         let claimed = fault.records.iter().filter(|faulted| faulted.claim.is_some());
         let claimed = self.lake.held(&known.manifest, claimed).await?;
-        let mut records = Vec::with_capacity(fault.records.len());
+        let (run, mut records) = (fault.delivery.run(), Vec::with_capacity(fault.records.len()));
         for faulted in &fault.records {
             let FaultRecord { record, part, claim } = faulted;
             let position = record.position().to_string();
@@ -519,7 +519,7 @@ impl Resubmission {
                 (None, _) => record.clone(),
             };
             let attempt = attempts.saturating_add(1);
-            let delivery = Delivery::Resubmit { fault: fault.id, attempt, part: part.clone() };
+            let delivery = Delivery::Resubmit { fault: fault.id, attempt, part: part.clone(), run };
             let work = work_id(&fault, faulted);
             records.push((record.with_delivery(delivery), work));
         }
@@ -644,6 +644,8 @@ fn work_id(fault: &FaultEvent, faulted: &FaultRecord) -> Uuid {
         name.extend_from_slice(&(field.len() as u64).to_be_bytes());
         name.extend_from_slice(field);
     }
+    // a replay does it once more, and so does what it faulted
+    name.extend(fault.delivery.run().iter().flat_map(|run| run.into_bytes()));
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
 }
 

@@ -13,6 +13,7 @@ use streambreaker::sink::{OutcomeLog, Sink};
 use streambreaker::{By, Class, FaultEvent, Position, Record, memory};
 use streambreaker_lake::{
     FaultLake, FaultSelection, FaultState, Lake, LakeError, LakeWriter, Refused, Resubmission,
+    Selection,
 };
 use support::{Fail, Shaky, TEN};
 use uuid::Uuid;
@@ -333,6 +334,32 @@ async fn what_lies_together_is_read_once() {
     // faults lie there as well; one by one it would be each fault's share
     let read = shaky.bytes_read();
     assert!(read < 10 * stored, "{read} bytes were read of {stored}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_l8_what_a_replay_faulted_is_sent_again_as_of_that_replay_and_whatever_was_done_before()
+{
+    let shaky = Shaky::default();
+    let (lake, effects) = (shaky.lake(), Effects::default());
+    let mut log = OutcomeLog::new(10);
+    LakeWriter::new(&lake).write(&numbers(0..10), &mut log.outcomes()).await.unwrap();
+    let (broken, mended) =
+        (component(&lake, &effects, |n| n == 3), component(&lake, &effects, |_| false));
+    broken.process(numbers(0..10)).await;
+    assert_eq!(again(&lake).run(&mended).await.unwrap().succeeded, 1);
+    assert_eq!(effects.of(3), 1);
+
+    // into a fresh view, and the bug is back
+    let replay = lake.replay(Selection::of("numbers"));
+    broken.run_from(replay, Shutdown::never()).await.unwrap();
+    let report = again(&lake).run(&broken).await.unwrap();
+    assert_eq!((report.settled_before, report.failed_again.len(), report.records), (1, 1, 1));
+    let faults = lake.faults(&all()).await.unwrap().faults;
+    let runs: BTreeSet<Option<Uuid>> = faults.iter().map(|fault| fault.delivery.run()).collect();
+    assert_eq!((faults.len(), runs.len()), (3, 2), "of the stream, and twice of the replay");
+    let report = again(&lake).run(&mended).await.unwrap();
+    assert_eq!((report.succeeded, report.records), (1, 1), "it is other work than the stream's");
+    assert_eq!(effects.of(3), 2);
 }
 
 /// A component that adds numbers up in groups of `size`.

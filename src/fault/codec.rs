@@ -271,13 +271,18 @@ mod tests {
         prop_oneof![
             Just(Delivery::Live),
             any::<u128>().prop_map(|run| Delivery::Replay { run: Uuid::from_u128(run) }),
-            (any::<u128>(), any::<u32>(), proptest::collection::vec(any::<u32>(), 0..3)).prop_map(
-                |(fault, attempt, part)| Delivery::Resubmit {
+            (
+                any::<u128>(),
+                any::<u32>(),
+                proptest::collection::vec(any::<u32>(), 0..3),
+                any::<Option<u128>>()
+            )
+                .prop_map(|(fault, attempt, part, run)| Delivery::Resubmit {
                     fault: Uuid::from_u128(fault),
                     attempt,
                     part: PartPath::new(&part),
-                }
-            ),
+                    run: run.map(Uuid::from_u128),
+                }),
         ]
     }
 

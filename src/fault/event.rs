@@ -399,8 +399,12 @@ mod tests {
 
     #[test]
     fn a_resubmission_links_its_parent() {
-        let delivery =
-            Delivery::Resubmit { fault: Uuid::from_u128(9), attempt: 2, part: PartPath::whole() };
+        let delivery = Delivery::Resubmit {
+            fault: Uuid::from_u128(9),
+            attempt: 2,
+            part: PartPath::whole(),
+            run: None,
+        };
         let records = vec![FaultRecord::whole(record("x").with_delivery(delivery))];
         let fault = FaultEvent::new("p", "q", "r", Class::Fault, records);
         assert_eq!((fault.parent, fault.resubmits), (Some(Uuid::from_u128(9)), 2));

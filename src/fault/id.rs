@@ -144,9 +144,9 @@ pub(crate) fn done_id(
     let mut name = Name::new("done");
     name.field(processor.as_bytes());
     name.field(pipeline.as_bytes());
-    match record.delivery() {
-        Delivery::Replay { run } => name.field(run.as_bytes()),
-        Delivery::Live | Delivery::Resubmit { .. } => name.field(b""),
+    match record.delivery().run() {
+        Some(run) => name.field(run.as_bytes()),
+        None => name.field(b""),
     }
     match event {
         Some(id) => {
@@ -198,8 +198,12 @@ mod tests {
         let (a, b) = (record("orders", "0", 42, 1), record("orders", "1", 7, 2));
         let (whole, part) = (PartPath::whole(), PartPath::new(&[2, 0]));
         let run = Uuid::from_u128(1);
-        let resubmit =
-            Delivery::Resubmit { fault: Uuid::from_u128(2), attempt: 3, part: part.clone() };
+        let resubmit = Delivery::Resubmit {
+            fault: Uuid::from_u128(2),
+            attempt: 3,
+            part: part.clone(),
+            run: None,
+        };
         let ids = [
             fault_id("p", "main", "json", &Delivery::Live, [(&a, &whole)]),
             fault_id("p", "main", "json", &Delivery::Replay { run }, [(&a, &whole)]),
@@ -243,9 +247,22 @@ mod tests {
             ]
         );
         // a copy elsewhere in the stream, delivered for another reason, is the same work
-        let fault = Delivery::Resubmit { fault: Uuid::nil(), attempt: 1, part: PartPath::whole() };
-        let copy = record("orders", "1", 7, 2).with_delivery(fault);
+        let fault = Delivery::Resubmit {
+            fault: Uuid::nil(),
+            attempt: 1,
+            part: PartPath::whole(),
+            run: None,
+        };
+        let copy = record("orders", "1", 7, 2).with_delivery(fault.clone());
         assert_eq!(done_id("p", "main", &copy, Some("x"), &whole), ids[0]);
+        // nor is what a replay faulted other work than the replay's
+        let Delivery::Resubmit { fault, attempt, part, .. } = fault else { unreachable!() };
+        let of_replay = Delivery::Resubmit { fault, attempt, part, run: replayed.delivery().run() };
+        let of_replay = replayed.clone().with_delivery(of_replay);
+        assert_eq!(
+            done_id("p", "main", &of_replay, Some("x"), &whole),
+            done_id("p", "main", &replayed, Some("x"), &whole)
+        );
         for other in [
             done_id("p", "other", &a, Some("x"), &whole),
             done_id("q", "main", &a, Some("x"), &whole),
@@ -271,7 +288,7 @@ mod tests {
             let id = Uuid::from_u128(n);
             let part = PartPath::whole();
             add(fault_id("p", "q", "r", &Delivery::Replay { run: id }, [(&base, &whole)]));
-            let resubmit = Delivery::Resubmit { fault: id, attempt: 1, part };
+            let resubmit = Delivery::Resubmit { fault: id, attempt: 1, part, run: None };
             add(fault_id("p", "q", "r", &resubmit, [(&base, &whole)]));
         }
         for other in [
@@ -297,8 +314,12 @@ mod tests {
     fn f4_a_resubmit_that_fails_again_is_one_fault() {
         let (record, whole) = (record("s", "0", 1, 1), PartPath::whole());
         let id = |attempt| {
-            let delivery =
-                Delivery::Resubmit { fault: Uuid::nil(), attempt, part: PartPath::whole() };
+            let delivery = Delivery::Resubmit {
+                fault: Uuid::nil(),
+                attempt,
+                part: PartPath::whole(),
+                run: None,
+            };
             fault_id("p", "q", "r", &delivery, [(&record, &whole)])
         };
         assert_eq!(id(1), id(2));

@@ -240,12 +240,12 @@ impl WireDelivery {
             Delivery::Replay { run } => {
                 Self { kind: DeliveryKind::Replay, run: Some(*run), ..Self::default() }
             }
-            Delivery::Resubmit { fault, attempt, part } => Self {
+            Delivery::Resubmit { fault, attempt, part, run } => Self {
                 kind: DeliveryKind::Resubmit,
                 fault: Some(*fault),
                 attempt: Some(*attempt),
                 part: part.clone(),
-                run: None,
+                run: *run,
             },
         }
     }
@@ -260,7 +260,7 @@ impl WireDelivery {
             DeliveryKind::Resubmit => {
                 let fault = self.fault.ok_or(FaultParseError::Missing { field: "fault" })?;
                 let attempt = self.attempt.ok_or(FaultParseError::Missing { field: "attempt" })?;
-                Ok(Delivery::Resubmit { fault, attempt, part: normal(&self.part) })
+                Ok(Delivery::Resubmit { fault, attempt, part: normal(&self.part), run: self.run })
             }
         }
     }

@@ -27,8 +27,7 @@ impl<S: Stage> Flow<S> {
     /// For what must not happen a second time, as a mail or a payment. A write goes on as if it had been done where it says
     /// [`on_replay(OnReplay::Mute)`](Flow::on_replay), which [`publish`](Flow::publish) does by itself; a handler that is
     /// not called has no value to go on with. A unit of which a part is no replay's, as a group may be, goes through, and so
-    /// does what is resubmitted: it has not happened yet. (That holds for a fault of the stream. One that a replay made may
-    /// have happened before: a resubmission does not tell the two apart.)
+    /// does what is resubmitted, unless a replay made its fault: it has not happened yet.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/flow/example.rs"));

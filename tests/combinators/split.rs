@@ -50,7 +50,12 @@ async fn split_refuses_more_parts_than_it_can_count_also_from_an_iterator_withou
 
 fn resubmitted(part: &[u32]) -> Record {
     let (fault, part) = (Uuid::from_u128(1), PartPath::new(part));
-    record(1, "[[1,2],[3,4]]").with_delivery(Delivery::Resubmit { fault, attempt: 1, part })
+    record(1, "[[1,2],[3,4]]").with_delivery(Delivery::Resubmit {
+        fault,
+        attempt: 1,
+        part,
+        run: None,
+    })
 }
 
 #[tokio::test(start_paused = true)]

@@ -603,10 +603,18 @@ async fn l7_publish_is_muted_in_a_replay_unless_told_otherwise() {
     assert!(published(causes(replay.clone()), None).await.is_empty());
     assert!(published(causes(replay.clone()), Some(OnReplay::Mute)).await.is_empty());
     assert_eq!(published(causes(replay), Some(OnReplay::Keep)).await.len(), 2);
-    let resubmit =
-        Delivery::Resubmit { fault: Uuid::from_u128(1), attempt: 1, part: Default::default() };
+    let resubmit = |run| Delivery::Resubmit {
+        fault: Uuid::from_u128(1),
+        attempt: 1,
+        part: Default::default(),
+        run,
+    };
+    // what a replay faulted is muted as the replay is
+    let run = Some(Uuid::from_u128(7));
+    assert!(published(causes(resubmit(run)), None).await.is_empty());
+    assert_eq!(published(causes(resubmit(run)), Some(OnReplay::Keep)).await.len(), 1);
     // published, and as the one group that the fault held
-    assert_eq!(published(causes(resubmit), None).await.len(), 1);
+    assert_eq!(published(causes(resubmit(None)), None).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,6 +144,7 @@ async fn what_was_faulted_is_not_recorded_and_a_resubmission_is_done_once() {
         fault: Uuid::from_u128(7),
         attempt,
         part: streambreaker::PartPath::whole(),
+        run: None,
     };
     for attempt in [1, 2] {
         let outcome = processor.process([record(0, resubmit(attempt))]).await;

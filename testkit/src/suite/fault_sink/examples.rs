@@ -76,6 +76,7 @@ pub fn hostile() -> Vec<FaultEvent> {
         fault: Uuid::from_u128(7),
         attempt: 3,
         part: PartPath::new(&[1]),
+        run: None,
     });
     faults.push(of(vec![FaultRecord::whole(again)]));
     let replayed =
