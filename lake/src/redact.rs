@@ -160,7 +160,9 @@ const SEALED: &str = "sealed";
 
 /// What is authenticated with a sealed field: a value that is moved to another field does not open.
 fn place(pointer: &[String]) -> Vec<u8> {
-    pointer.join("/").into_bytes()
+    // with their lengths: a name may have a slash in it
+    let segments = pointer.iter().map(|segment| format!("{}/{segment}", segment.len()));
+    segments.collect::<String>().into_bytes()
 }
 
 fn cover(value: &mut Value, how: &How, pointer: &[String]) {
@@ -239,6 +241,20 @@ mod tests {
             "items": [{"price": 1}, {}], "tags": ["a", "c"],
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn l11_fields_whose_names_look_alike_are_not_one_another() {
+        let key = Key::new([7; 32]);
+        let redact = Redact::new().seal("/a~1b", "a", &key).seal("/a/b", "a", &key);
+        let sealed = redact.json(&json!({"a/b": "one", "a": {"b": "two"}})).expect("it serialises");
+        let keys = Keys::new("a", key);
+        let open = |value, pointer| {
+            futures::executor::block_on(unseal(value, pointer, &keys)).expect("the key is there")
+        };
+        assert_eq!(open(&sealed["a/b"], "/a~1b"), Some(json!("one")));
+        assert_eq!(open(&sealed["a"]["b"], "/a/b"), Some(json!("two")));
+        assert_eq!((open(&sealed["a/b"], "/a/b"), open(&sealed["a"]["b"], "/a~1b")), (None, None));
     }
 
     #[test]

@@ -674,7 +674,7 @@ impl Lake {
             let (selection, progress) = (Arc::new(selection), Progress::default());
             let objects = vec![object.clone()];
             let mut records = ShardRecords::new(self.clone(), selection, progress, objects, None);
-            while let Some(record) = records.next().await? {
+            while let Some(record) = records.next_patiently().await? {
                 if positions.contains(record.position()) {
                     let place = (record.shard().clone(), record.position().clone());
                     held.entry(place).or_insert(record);

@@ -334,6 +334,9 @@ async fn what_lies_together_is_read_once() {
     // faults lie there as well; one by one it would be each fault's share
     let read = shaky.bytes_read();
     assert!(read < 10 * stored, "{read} bytes were read of {stored}");
+    // a store that fails now and then ends nothing
+    shaky.fails_every(2);
+    assert_eq!(again(&lake).dry_run(&mended).await.unwrap().sent, 50);
 }
 
 #[tokio::test(start_paused = true)]
