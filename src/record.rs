@@ -180,7 +180,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
 /// way, outermost first. Empty for a whole record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PartPath(Option<Arc<[u32]>>);
+pub struct PartPath(Option<Arc<Vec<u32>>>); // a thin pointer: it is in every record
 
 impl PartPath {
     /// The path of a whole record.
@@ -190,12 +190,12 @@ impl PartPath {
 
     /// The path with these indices.
     pub fn new(indices: &[u32]) -> Self {
-        Self(if indices.is_empty() { None } else { Some(indices.into()) })
+        Self(if indices.is_empty() { None } else { Some(Arc::new(indices.to_vec())) })
     }
 
     /// The indices, outermost first.
     pub fn indices(&self) -> &[u32] {
-        self.0.as_deref().unwrap_or(&[])
+        self.0.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// Whether this is a whole record.
@@ -208,7 +208,7 @@ impl PartPath {
         let mut all = Vec::with_capacity(self.indices().len() + 1);
         all.extend_from_slice(self.indices());
         all.push(index);
-        Self(Some(all.into()))
+        Self(Some(Arc::new(all)))
     }
 }
 
