@@ -260,6 +260,9 @@ impl Lake {
 
     /// Writes a manifest down, if the store lets it, and soon: who only reads may have no right to.
     pub(crate) async fn remember(&self, manifest: &Manifest) {
+        if manifest.objects.is_empty() && manifest.missing.is_empty() {
+            return; // a stream of a mistyped name is none afterwards either
+        }
         let error = match timeout(SOON, self.store_manifest(manifest)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

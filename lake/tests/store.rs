@@ -342,6 +342,9 @@ async fn what_was_there_at_the_last_verification_is_missed() {
     write(&writer(&lake, 10), &records("orders", "0", 20..30)).await;
     let report = lake.verify("orders").await.unwrap();
     assert!(report.is_sound(), "it was stored anew: {report}");
+    // who looks for a stream that is not there does not make one
+    assert!(lake.verify("ordres").await.unwrap().is_sound());
+    assert_eq!(lake.streams().await.unwrap().0, ["orders"]);
 }
 
 #[tokio::test(start_paused = true)]
