@@ -145,15 +145,19 @@ impl Manifest {
         join(self.footers(shard)).1
     }
 
-    /// Whether all that is there came later than this: of its shard, or of the stream where the shard has no more.
-    fn begins_behind(&self, gone: &Footer) -> bool {
-        match self.objects.iter().find(|object| object.footer.shard == gone.shard) {
-            Some(first) => gone.last < first.footer.first,
-            None => {
-                let mut present = self.objects.iter().map(|object| object.footer.arrival_min);
-                !self.objects.is_empty() && present.all(|arrival| arrival > gone.arrival_max)
-            }
+    /// What is gone, but for what was deleted by its age: all that is there came later, of its shard, or of the stream
+    /// where the shard has no more.
+    fn missed(&self, gone: impl Iterator<Item = ManifestEntry>) -> Vec<ManifestEntry> {
+        let mut firsts: BTreeMap<&str, &Position> = BTreeMap::new();
+        for ManifestEntry { footer, .. } in &self.objects {
+            firsts.entry(&footer.shard).or_insert(&footer.first);
         }
+        let oldest = self.objects.iter().map(|object| object.footer.arrival_min).min();
+        let missed = |footer: &Footer| match firsts.get(&*footer.shard) {
+            Some(first) => footer.last >= **first,
+            None => oldest.is_none_or(|oldest| oldest <= footer.arrival_max),
+        };
+        gone.filter(|gone| missed(&gone.footer)).collect()
     }
 
     /// Forgets what is missing: it was deleted on purpose.
@@ -195,10 +199,11 @@ impl Lake {
             None => None,
         };
         let listing = patiently(|| self.list(stream)).await?;
-        let (mut known, mut missing) = (BTreeMap::new(), Vec::new());
+        let (mut known, mut gone) = (BTreeMap::new(), BTreeMap::new());
         if let Some(document) = stored {
-            known.extend(document.objects.into_iter().map(|entry| (entry.path.clone(), entry)));
-            missing = document.missing;
+            let by_path = |entry: ManifestEntry| (entry.path.clone(), entry);
+            known.extend(document.objects.into_iter().map(by_path));
+            gone.extend(document.missing.into_iter().map(by_path));
         }
         let named = |footer: &Footer, object: &Listed| {
             footer.stream == stream
@@ -208,8 +213,8 @@ impl Lake {
         };
         let mut manifest = Manifest { stream: stream.to_owned(), ..Manifest::default() };
         let mut unknown: Vec<Listed> = Vec::new();
-        missing.retain(|entry| listing.objects.iter().all(|o| o.path.as_ref() != entry.path));
         for object in listing.objects {
+            gone.remove(object.path.as_ref());
             match known.remove(object.path.as_ref()) {
                 Some(entry) if entry.size == object.size && named(&entry.footer, &object) => {
                     manifest.objects.push(entry);
@@ -217,7 +222,7 @@ impl Lake {
                 _ => unknown.push(object),
             }
         }
-        missing.extend(known.into_values());
+        gone.extend(known);
         let news = unknown.len();
         let mut looked = stream::iter(unknown)
             .map(|object| async move { (patiently(|| self.open(&object.path)).await, object) })
@@ -249,8 +254,7 @@ impl Lake {
             };
             key(a).cmp(&key(b))
         });
-        missing.retain(|gone| !manifest.begins_behind(&gone.footer));
-        manifest.missing = missing;
+        manifest.missing = manifest.missed(gone.into_values());
         manifest.foreign = listing.foreign;
         if news >= WORTH_STORING {
             self.remember(&manifest).await;
