@@ -1,11 +1,11 @@
 //! A file of flights into a lake on disk, and what that costs: the figures of `docs/lake.md`.
 //!
 //! ```text
-//! cargo run --release -p streambreaker-lake --example flights_lake [FILE] [FOLDER]
+//! cargo run --release -p streambreaker-lake --example flights_lake [FILE] [FOLDER] [HOURS]
 //! ```
 //!
-//! FILE is `examples/data/flights.ndjson` unless told, FOLDER `target/flights-lake`; what is in FOLDER is adopted, not
-//! written again.
+//! FILE is `examples/data/flights.ndjson` unless told, FOLDER `target/flights-lake`, HOURS 720; what is in FOLDER is adopted,
+//! not written again.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ fn per_second(count: u64, took: Duration) -> String {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("a workspace")?;
+    let hours = std::env::args().nth(3).map_or(Ok(24 * 30), |hours| hours.parse())?;
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let raw = args.next().unwrap_or_else(|| package.join("examples/data/flights.ndjson"));
     let folder = args.next().unwrap_or_else(|| package.join("target/flights-lake"));
@@ -39,7 +40,7 @@ async fn main() -> Result<(), BoxError> {
     let lake = Lake::local(&folder)?;
     let store = Resource::builder("lake").timeout(Duration::from_secs(60)).build()?;
     // 38 flights an hour: an object each hour would hold no more
-    let writer = LakeWriter::new(&lake).linger(Duration::from_secs(10)).hours(24 * 30);
+    let writer = LakeWriter::new(&lake).linger(Duration::from_secs(10)).hours(hours);
     let processor = Processor::builder("lake-writer")
         .source(
             file::Source::open(&raw)
