@@ -27,7 +27,12 @@ fn line(data: &Path, words: &str, more: &str) -> String {
 fn on_terminal(line: &str, env: &[(&str, &str)]) -> (String, Option<i32>) {
     let mut script = Command::new("script");
     script.args(["-qec", line, "/dev/null"]).stdin(Stdio::null());
-    script.env_remove("NO_COLOR").env("TERM", "xterm").env("SHELL", "/bin/sh").envs(env.to_vec());
+    script
+        .env_remove("NO_COLOR")
+        .env_remove("COLUMNS")
+        .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh")
+        .envs(env.to_vec());
     let output = script.output().expect("`script` of util-linux is there");
     (String::from_utf8(output.stdout).unwrap(), output.status.code())
 }
