@@ -184,7 +184,8 @@ impl Lake {
         ))
     }
 
-    /// What lies in a stream's folder, but for faults and what this crate notes for itself.
+    /// What lies in a stream's folder, but for faults and what this crate notes for itself. Each of its lists is asked for
+    /// with patience.
     pub(crate) async fn list(&self, stream: &str) -> Result<Listing, LakeError> {
         let folder = self.folder(stream)?;
         let failed = || LakeError::store("list the objects");
@@ -193,7 +194,9 @@ impl Lake {
             part.is_some_and(|part| part.as_ref().starts_with('_') || part.as_ref() == "kind=fault")
         };
         // day by day, so that nobody has to go through all that there is of faults and of the ledger
-        let top = self.store.list_with_delimiter(Some(&folder)).await.map_err(failed())?;
+        let top =
+            || async { self.store.list_with_delimiter(Some(&folder)).await.map_err(failed()) };
+        let top = patiently(top).await?;
         let days = top.common_prefixes.into_iter().filter(|day| !ours(day));
         let days = days.map(|day| async move {
             let list =

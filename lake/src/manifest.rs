@@ -180,6 +180,11 @@ impl Lake {
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`]. Objects that cannot be read are reported, never an error.
     pub async fn manifest(&self, stream: &str) -> Result<Manifest, LakeError> {
+        self.look(stream).await.map(|(manifest, _)| manifest)
+    }
+
+    /// The manifest, and every object that was listed for it, by name.
+    pub(crate) async fn look(&self, stream: &str) -> Result<(Manifest, Vec<Listed>), LakeError> {
         let path = self.manifest_path(stream)?;
         let stored = match patiently(|| self.document(&path)).await? {
             Some(bytes) => match serde_json::from_slice::<Document>(&bytes) {
@@ -198,7 +203,7 @@ impl Lake {
             },
             None => None,
         };
-        let listing = patiently(|| self.list(stream)).await?;
+        let listing = self.list(stream).await?;
         let (mut known, mut gone) = (BTreeMap::new(), BTreeMap::new());
         if let Some(document) = stored {
             let by_path = |entry: ManifestEntry| (entry.path.clone(), entry);
@@ -213,13 +218,13 @@ impl Lake {
         };
         let mut manifest = Manifest { stream: stream.to_owned(), ..Manifest::default() };
         let mut unknown: Vec<Listed> = Vec::new();
-        for object in listing.objects {
+        for object in &listing.objects {
             gone.remove(object.path.as_ref());
             match known.remove(object.path.as_ref()) {
-                Some(entry) if entry.size == object.size && named(&entry.footer, &object) => {
+                Some(entry) if entry.size == object.size && named(&entry.footer, object) => {
                     manifest.objects.push(entry);
                 }
-                _ => unknown.push(object),
+                _ => unknown.push(object.clone()),
             }
         }
         gone.extend(known);
@@ -259,7 +264,7 @@ impl Lake {
         if news >= WORTH_STORING {
             self.remember(&manifest).await;
         }
-        Ok(manifest)
+        Ok((manifest, listing.objects))
     }
 
     /// Writes a manifest down, if the store lets it, and soon: who only reads may have no right to.

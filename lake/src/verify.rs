@@ -199,7 +199,7 @@ impl Lake {
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Name`]. What is wrong with the lake is in the report, never an error.
     pub async fn verify(&self, stream: &str) -> Result<Verification, LakeError> {
-        let manifest = self.manifest(stream).await?;
+        let (manifest, objects) = self.look(stream).await?;
         let mut report = Verification { stream: stream.to_owned(), ..Verification::default() };
         report.findings.extend(manifest.missing.iter().map(|gone| Finding::Deleted {
             path: gone.path.clone(),
@@ -209,11 +209,10 @@ impl Lake {
         }));
         let known: BTreeMap<&str, &Footer> =
             manifest.objects.iter().map(|entry| (&*entry.path, &entry.footer)).collect();
-        let listing = patiently(|| self.list(stream)).await?;
         let mut shard: Option<ShardId> = None;
         let mut footers: Vec<Footer> = Vec::new();
         let mut seen = Seen::default();
-        for object in listing.objects {
+        for object in objects {
             if shard.as_ref() != Some(&object.name.shard) {
                 report.chain(shard.as_ref(), &std::mem::take(&mut footers));
                 seen = Seen::default();
@@ -247,7 +246,7 @@ impl Lake {
         }
         report.chain(shard.as_ref(), &footers);
         self.remember(&manifest).await;
-        report.findings.extend(listing.foreign.into_iter().map(|path| Finding::Foreign { path }));
+        report.findings.extend(manifest.foreign.into_iter().map(|path| Finding::Foreign { path }));
         Ok(report)
     }
 }

@@ -18,7 +18,7 @@ pub struct Console {
     err: Box<dyn Write + Send>,
     colour: bool,
     live: bool,
-    /// How many characters a line takes; unknown unless standard output is a terminal whose shell says so.
+    /// How many characters a line takes; unknown unless standard output is a terminal that says so.
     width: Option<usize>,
     /// Whether a line of progress stands there now.
     drawn: bool,

@@ -195,12 +195,11 @@ impl Table {
         };
         let mut shown: Vec<(usize, usize)> =
             (0..self.columns.len()).map(|at| (at, width(at))).collect();
+        let gives = |column: &(usize, usize)| self.shortens.contains(&self.columns[column.0].0);
+        let least =
+            |column: &(usize, usize)| if gives(column) { column.1.min(LEAST) } else { column.1 };
         let mut going = self.leaves_out.iter();
         loop {
-            let gives = |(at, _): &(usize, usize)| self.shortens.contains(&self.columns[*at].0);
-            let least = |(at, width): &(usize, usize)| {
-                if gives(&(*at, *width)) { (*width).min(LEAST) } else { *width }
-            };
             let gaps = GAP * shown.len().saturating_sub(1);
             let needed = shown.iter().map(least).sum::<usize>() + gaps;
             let next = if needed > room { going.next() } else { None };

@@ -104,14 +104,14 @@ where
         let place = self.places.faults(&group.at)?;
         let mut kinds: BTreeMap<(String, String), Kind> = BTreeMap::new();
         let mut scan = place.scan(self.pick(&group.which)).await?;
-        let (mut faults, mut ended) = (Vec::with_capacity(AHEAD), false);
-        while !ended {
-            match scan.next().await? {
-                Some(fault) => faults.push(Summary::of(fault)),
-                None => ended = true,
+        loop {
+            let mut faults = Vec::with_capacity(AHEAD);
+            while faults.len() < AHEAD {
+                let Some(fault) = scan.next().await? else { break };
+                faults.push(Summary::of(fault));
             }
-            if !ended && faults.len() < AHEAD {
-                continue;
+            if faults.is_empty() {
+                break;
             }
             if group.open {
                 let ids = faults.iter().map(|fault| (&*fault.stream, fault.whole));
@@ -119,7 +119,7 @@ where
                 let mut is_open = states.iter().map(|state| !state.is_final());
                 faults.retain(|_| is_open.next().unwrap_or(true));
             }
-            for fault in faults.drain(..) {
+            for fault in faults {
                 // a fingerprint is of a stage, whose name two pipelines may use
                 let name = (fault.fingerprint.clone(), fault.pipeline.clone());
                 kinds.entry(name).or_insert_with(|| Kind::of(&fault)).add(fault);
